@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all a new machine needs: both set everything up first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo local test lint types check hostile train clean help
+
+help:            ## Show these targets.
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)   ## Run the main job on this machine and write demo-out/index.html.
+	$(BIN)/mlworker demo --out demo-out
+
+local: $(READY)  ## Keep a whole worker running on this machine.
+	$(BIN)/mlworker local
+
+test: $(READY)   ## Run the tests.
+	$(BIN)/python -m pytest
+
+lint: $(READY)   ## Check style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## Check types.
+	$(BIN)/mypy
+
+check: lint types test   ## Everything CI checks.
+
+hostile: $(READY)  ## 200 malformed messages: each a dead letter with its reason, the worker unharmed.
+	$(BIN)/python -m tools.hostile
+
+train: $(READY)  ## Train the demo models anew; see docs/demo-models.md.
+	$(BIN)/python -m tools.train_demo_models
+
+clean:           ## Remove what these targets made.
+	rm -rf $(VENV) demo-out

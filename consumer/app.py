@@ -1,0 +1,252 @@
+"""Putting a worker together: with local mode, the only place that names adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import structlog
+
+from consumer.broker import Delivery
+from consumer.broker.leases import LeaseKeeper
+from consumer.broker.publisher import PubSubPublisher
+from consumer.broker.pubsub import Endpoint
+from consumer.broker.subscriber import PubSubSubscriber
+from consumer.decode import Decoder
+from consumer.fetch import Fetcher
+from consumer.giving_up import GivingUp
+from consumer.handler import Handler
+from consumer.ledger import BucketLedger, Ledger, NoLedger
+from consumer.models.manifest import Manifest, load_manifest, parse_manifest
+from consumer.models.pool import ModelPool
+from consumer.ops.health import Probes, health_app, serving
+from consumer.ops.metrics import Metrics
+from consumer.outbound.callback import Backend, Signer, hmac_signer, unsigned
+from consumer.outbound.dead_letter import DeadLetters
+from consumer.outbound.hosts import AllowedHosts
+from consumer.outbound.results import ResultsPublisher
+from consumer.outcomes import Outcome
+from consumer.patience import Patience
+from consumer.presets import load_presets
+from consumer.routes import load_routes
+from consumer.running import Runner
+from consumer.settings import InvalidSettings, Settings
+from consumer.sources import SourceRules
+from consumer.storage import ObjectStore
+from consumer.worker import Worker
+from pipeline_steps.registry import load_steps
+
+log = structlog.get_logger()
+
+SLOTS_PER_DEVICE = 4
+"""Enough to fetch, decode and deliver beside the pictures that are on the device."""
+_HUNG_DEVICE = 300.0
+_STUCK_THREAD = 60.0
+_STALE_KEEPER = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningWorker:
+    """A worker that is warmed up and serves its probes."""
+
+    worker: Worker
+    pool: ModelPool
+    port: int
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings,
+    *,
+    store: ObjectStore | None = None,
+    is_local: bool = False,
+    host: str = "0.0.0.0",  # noqa: S104 (the kubelet probes from outside the pod)
+    on_outcome: Callable[[Delivery, Outcome, float], None] = lambda *_: None,
+) -> AsyncIterator[RunningWorker]:
+    """Build a worker, warm its models up, and serve its probes while the context lasts.
+
+    Args:
+        settings: what the environment says.
+        store: an object store other than Cloud Storage.
+        is_local: whether callbacks to this machine are allowed.
+        host: the address probes listen on.
+        on_outcome: told of every delivery's end.
+
+    Raises:
+        InvalidSettings, InvalidManifest, InvalidRoutes, InvalidPresets: an operator's input cannot be used.
+        ModelUnavailable: a model does not load or does not survive its warm-up: there is no start without.
+    """
+    steps, metrics = load_steps(), Metrics()
+    routes, presets = load_routes(settings.routes_file), load_presets(settings.presets_file)
+    async with AsyncExitStack() as resources:
+        if store is None:
+            store = await asyncio.to_thread(_cloud_storage, settings)
+            resources.push_async_callback(store.close)
+        manifest = await read_manifest(settings.model_path, store)
+        devices = settings.devices or await asyncio.to_thread(_all_devices)
+        slots = settings.slots or SLOTS_PER_DEVICE * len(devices)
+        pool = await asyncio.to_thread(_pool, manifest, devices, store, metrics)
+        resources.push_async_callback(pool.close)
+
+        endpoint = await asyncio.to_thread(Endpoint(emulator=settings.pubsub_emulator_host).ready)
+        subscriber = PubSubSubscriber(settings.subscription_path, endpoint)
+        resources.push_async_callback(subscriber.close)
+        publisher = PubSubPublisher(settings.google_cloud_project, endpoint)
+        resources.push_async_callback(publisher.close)
+        client = await resources.enter_async_context(_http_client(settings.backend_callback_timeout))
+        threads = resources.enter_context(ThreadPoolExecutor(slots + 2, thread_name_prefix="step"))
+
+        patience = Patience(settings.hold_timeout, not_found_timeout=settings.callback_not_found_wait)
+        ledger: Ledger = BucketLedger(store, settings.bucket) if settings.ledger == "on" else NoLedger()
+        results = ResultsPublisher(publisher, settings.results_topic, settings.claim_check_bytes)
+        backend = _backend(settings, client, is_local=is_local)
+        handler = Handler(
+            decoder=Decoder(presets, routes, settings.max_message_bytes),
+            rules=SourceRules(settings.input_buckets, settings.image_prefixes),
+            steps=steps,
+            models=manifest.specs(),
+            store=store,
+            ledger=ledger,
+            runner=Runner(
+                fetcher=Fetcher(store, settings.max_image_bytes, settings.max_image_pixels),
+                store=store,
+                bucket=settings.bucket,
+                pool=pool,
+                patience=patience,
+                threads=threads,
+                pipeline_timeout=settings.pipeline_timeout,
+            ),
+            results=results,
+            backend=backend,
+            giving_up=GivingUp(
+                ledger=ledger,
+                dead_letters=DeadLetters(publisher, settings.dead_letter_topic, store, settings.bucket),
+                results=results,
+                backend=backend,
+                patience=patience,
+                subscription=settings.subscription_path,
+                bucket=settings.bucket,
+            ),
+            patience=patience,
+            bucket=settings.bucket,
+            max_attempts=settings.max_attempts,
+            pipeline_timeout=settings.pipeline_timeout,
+        )
+
+        def ended(delivery: Delivery, outcome: Outcome, seconds: float) -> None:
+            metrics.delivery_ended(outcome.reason, seconds)
+            on_outcome(delivery, outcome, seconds)
+
+        keeper = LeaseKeeper(subscriber.extend)
+        worker = Worker(subscriber, keeper, handler, patience, slots, settings.drain_timeout, ended)
+        metrics.watch("slots_busy", "Slots taken.", lambda: worker.busy)
+        metrics.watch("leases_held", "Messages leased.", lambda: keeper.held)
+        metrics.watch(
+            "lease_remaining_seconds", "Of the lease that ends first.", lambda: keeper.shortest() or 0
+        )
+        metrics.watch("lease_keeper_age_seconds", "Since the keeper's last turn.", keeper.last_tick_age)
+        metrics.watch("device_queue_items", "Items that wait for a device.", pool.waiting)
+
+        app = health_app(_probes(worker, keeper, pool, patience), metrics.registry)
+        port = await resources.enter_async_context(serving(app, host, settings.port))
+        await pool.start()
+        log.info("ready", slots=slots, devices=list(devices), models=sorted(manifest.models), port=port)
+        yield RunningWorker(worker, pool, port)
+
+
+async def read_manifest(model_path: str, store: ObjectStore | None = None) -> Manifest:
+    """Return the manifest under `model_path`: a folder, a `gs://` prefix, or the word `demo`."""
+    if model_path.startswith("gs://"):
+        if store is None:
+            raise InvalidSettings(f"MODEL_PATH: {model_path} needs an object store to be read from")
+        bucket, _, prefix = model_path.removeprefix("gs://").rstrip("/").partition("/")
+        stored = await store.read(bucket, f"{prefix}/models.yaml".lstrip("/"))
+        return parse_manifest(stored.data, base=model_path.rstrip("/"))
+    return load_manifest(models_folder(model_path))
+
+
+def models_folder(model_path: str) -> Path:
+    """Return the folder of a local `model_path`; `demo` names the packaged models."""
+    return Path(str(files("consumer.local") / "models")) if model_path == "demo" else Path(model_path)
+
+
+def _all_devices() -> tuple[str, ...]:
+    import torch
+
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
+
+
+def _pool(manifest: Manifest, devices: tuple[str, ...], store: ObjectStore, metrics: Metrics) -> ModelPool:
+    from consumer.models.torch_loader import torch_pool
+
+    return torch_pool(
+        manifest,
+        devices,
+        cache=Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}",
+        store=store,
+        on_batch=lambda batch: metrics.batch_ran(batch.model, batch.size, batch.seconds, batch.waited),
+    )
+
+
+def _cloud_storage(settings: Settings) -> ObjectStore:
+    from consumer.storage.gcs import GcsStore
+
+    return GcsStore(settings.google_cloud_project, emulator=settings.storage_emulator_host)
+
+
+def _http_client(timeout: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False)
+
+
+def _backend(settings: Settings, client: httpx.AsyncClient, *, is_local: bool) -> Backend:
+    base = str(settings.backend_url) if settings.backend_url else None
+    entries = (*settings.callback_allowed_hosts, *([base] if base else []))
+    return Backend(client, base, AllowedHosts.of(entries, allow_loopback=is_local), _signer(settings))
+
+
+def _signer(settings: Settings) -> Signer:
+    match settings.callback_auth:
+        case "hmac":
+            if settings.callback_hmac_key_file is None:
+                raise InvalidSettings("CALLBACK_HMAC_KEY_FILE: required with CALLBACK_AUTH=hmac")
+            return hmac_signer(settings.callback_hmac_key_file.read_bytes().strip())
+        case "oidc":
+            from consumer.outbound.oidc import oidc_signer
+
+            return oidc_signer()
+        case "none":
+            return unsigned
+
+
+def _probes(worker: Worker, keeper: LeaseKeeper, pool: ModelPool, patience: Patience) -> Probes:
+    def if_not(condition: bool, why: str) -> str:
+        return "" if condition else why
+
+    return Probes(
+        startup={"models": lambda: if_not(pool.ready, "warming up")},
+        readiness={
+            "models": lambda: if_not(pool.ready, "not warm"),
+            "pulling": lambda: if_not(worker.is_pulling, worker.trouble or "not pulling"),
+            "draining": lambda: if_not(not worker.is_draining, "draining"),
+            "configuration": lambda: if_not(not patience.misconfigured, str(patience.outages)),
+        },
+        liveness={
+            "devices": lambda: if_not(
+                pool.busy_for() < _HUNG_DEVICE, f"a batch has been running for {pool.busy_for():.0f} s"
+            ),
+            "threads": lambda: if_not(
+                worker.lingering_for() < _STUCK_THREAD, "a step's thread does not return"
+            ),
+            "leases": lambda: if_not(
+                worker.busy == 0 or keeper.last_tick_age() < _STALE_KEEPER, "the lease keeper stands still"
+            ),
+        },
+    )

@@ -1,0 +1,250 @@
+"""From a delivery to a job: a request, a bucket's notification, or the backend's older message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import orjson
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from consumer.broker import Delivery
+from consumer.errors import MalformedMessage
+from consumer.jobs import Ids, Job, Source, result_id
+from consumer.pipeline.definition import definition_problems, limit_problems, read_definition
+from consumer.pipeline.problems import Problem, problems_of
+from consumer.presets import Presets, with_confidence
+from consumer.routes import Routes, is_our_own
+from contracts.notification import EventType, StorageNotification
+from contracts.request import NamedPipelineRequest, ProcessingRequest, check_tenant_id, split_object_url
+
+FORCE = "mlworker-force"
+REPLAY_COUNT = "mlworker-replay-count"
+OUTPUT_MARK = "mlworker-output"
+"""Metadata of every object the worker writes; the value is the object's own `bucket/name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A message that needs nothing done, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """A photo landed in a bucket; the object's metadata may still name its session, or say it is ours."""
+
+    notification: StorageNotification
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """Reads messages, with the operator's presets and routes."""
+
+    presets: Presets
+    routes: Routes
+    max_bytes: int
+
+    def decode(self, delivery: Delivery) -> Job | Notified | Ignored:
+        """Return what the message asks for.
+
+        Raises:
+            MalformedMessage: with every problem, each with its path.
+        """
+        if "eventType" in delivery.attributes and "bucketId" in delivery.attributes:
+            return self._notification(delivery)
+        if len(delivery.data) > self.max_bytes:
+            raise MalformedMessage(
+                [
+                    Problem(
+                        "(message)",
+                        f"{len(delivery.data)} bytes; at most {self.max_bytes} are read (MAX_MESSAGE_BYTES)",
+                    )
+                ]
+            )
+        raw = _json(delivery.data)
+        if "pipeline_definition" not in raw and "pipeline" in raw:
+            return self._named(raw, delivery)
+        return self._request(raw, delivery)
+
+    def job_of(
+        self, notification: StorageNotification, metadata: Mapping[str, str], delivery: Delivery
+    ) -> Job | Ignored:
+        """Return the job of a photo that landed in a bucket, now that its metadata is known."""
+        where = f"{notification.bucket}/{notification.name}"
+        if metadata.get(OUTPUT_MARK) == where:
+            return Ignored("own_output")
+        found = self.routes.find(notification.bucket, notification.name)
+        if found is None:
+            return Ignored("no_route")
+        route, tenant = found
+        try:
+            check_tenant_id(tenant)
+        except ValueError as error:
+            raise MalformedMessage([Problem("objectId", f"tenant {tenant!r}: {error}")]) from error
+        seed = f"gs://{where}#{notification.generation}"
+        ids = Ids(
+            tenant,
+            _uuid(metadata.get("session_id"), f"{seed}/session"),
+            _uuid(metadata.get("image_id"), f"{seed}/image"),
+        )
+        source = Source(notification.bucket, notification.name, notification.generation)
+        return Job(
+            ids,
+            source,
+            route.definition,
+            route.settings,
+            result_id(ids, source, dict(route.raw), route.settings, forced_by=_forced(delivery)),
+            callback_url=route.callback if isinstance(route.callback, str) else None,
+            wants_callback=bool(route.callback),
+            pipeline_name=_text(route.settings.get("pipeline_name")),
+            trace_parent=_trace(delivery),
+            replay_count=_replays(delivery),
+        )
+
+    def _notification(self, delivery: Delivery) -> Notified | Ignored:
+        try:
+            notification = StorageNotification.model_validate(dict(delivery.attributes))
+        except ValidationError as error:
+            raise MalformedMessage(problems_of(error)) from error
+        if notification.event_type != EventType.FINALIZE:
+            return Ignored("other_event")
+        if is_our_own(notification.name):
+            return Ignored("own_folder")
+        if self.routes.find(notification.bucket, notification.name) is None:
+            return Ignored("no_route")
+        return Notified(notification)
+
+    def _request(self, raw: dict[str, Any], delivery: Delivery) -> Job:
+        definition = raw.get("pipeline_definition")
+        problems = [
+            Problem(f"pipeline_definition.{problem.path}", problem.message)
+            for problem in limit_problems(definition)
+        ]
+        if problems:
+            raise MalformedMessage(problems)
+        try:
+            request = ProcessingRequest.model_validate(raw)
+        except ValidationError as error:
+            raise MalformedMessage(definition_problems(error)) from error
+        ids = Ids(request.tenant_id, request.session_id, request.image_id)
+        source = Source(*split_object_url(request.image_url))
+        return Job(
+            ids,
+            source,
+            request.pipeline_definition,
+            request.settings,
+            result_id(ids, source, definition, request.settings, forced_by=_forced(delivery)),
+            callback_url=request.callback_url,
+            pipeline_name=_text(request.settings.get("pipeline_name")),
+            trace_parent=_trace(delivery),
+            replay_count=_replays(delivery),
+            warnings=_unknown_keys(request.model_extra),
+        )
+
+    def _named(self, raw: dict[str, Any], delivery: Delivery) -> Job:
+        try:
+            request = NamedPipelineRequest.model_validate(raw)
+        except ValidationError as error:
+            raise MalformedMessage(problems_of(error)) from error
+        preset, hint = self.presets.named(request.pipeline)
+        if preset is None:
+            raise MalformedMessage([Problem("pipeline", f"no preset is named {request.pipeline!r}; {hint}")])
+        definition, content = preset.definition, preset.raw
+        options = dict(request.options or {})
+        confidence = options.pop("confidence_override", None)
+        if confidence is not None:
+            if isinstance(confidence, bool) or not isinstance(confidence, int | float):
+                raise MalformedMessage(
+                    [Problem("options.confidence_override", "should be a number from 0 to 1")]
+                )
+            content = with_confidence(content, confidence)
+            changed, problems = read_definition(content)
+            if changed is None:
+                raise MalformedMessage(problems)
+            definition = changed
+        ids = Ids(request.tenant_id, request.session_id, request.image_id)
+        source = Source(*split_object_url(request.image_url))
+        return Job(
+            ids,
+            source,
+            definition,
+            preset.settings,
+            result_id(ids, source, content, preset.settings, forced_by=_forced(delivery)),
+            callback_url=request.callback_url,
+            pipeline_name=request.pipeline,
+            trace_parent=_trace(delivery),
+            replay_count=_replays(delivery),
+            warnings=_unknown_keys(request.model_extra)
+            + tuple(f"options.{name}: not read" for name in options),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What can still be read of a message that could not be decoded: enough to tell the backend."""
+
+    ids: Ids
+    source: Source | None
+    callback_url: str | None
+
+
+def known_of(data: bytes) -> Known | None:
+    """Return whose photo an undecodable message is about, if at least that can be read."""
+    try:
+        raw = _json(data)
+        ids = TypeAdapter(Ids).validate_python(
+            {
+                "tenant_id": check_tenant_id(raw["tenant_id"]),
+                "session_id": raw["session_id"],
+                "image_id": raw["image_id"],
+            }
+        )
+    except (MalformedMessage, ValueError, TypeError, KeyError):
+        return None
+    try:
+        source = Source(*split_object_url(raw["image_url"]))
+    except (ValueError, TypeError, KeyError):
+        source = None
+    return Known(ids, source, _text(raw.get("callback_url")))
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        raw = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise MalformedMessage([Problem("(message)", f"not JSON: {error}")]) from error
+    if not isinstance(raw, dict):
+        raise MalformedMessage([Problem("(message)", f"expected a JSON object, got {type(raw).__name__}")])
+    return raw
+
+
+def _unknown_keys(extra: Mapping[str, JsonValue] | None) -> tuple[str, ...]:
+    return tuple(f"{name}: unknown key, not read" for name in sorted(extra or {}))
+
+
+def _uuid(value: str | None, seed: str) -> UUID:
+    try:
+        return UUID(value) if value else uuid5(NAMESPACE_URL, seed)
+    except ValueError:
+        return uuid5(NAMESPACE_URL, seed)
+
+
+def _forced(delivery: Delivery) -> str | None:
+    return delivery.message_id if delivery.attributes.get(FORCE, "") in ("1", "true") else None
+
+
+def _replays(delivery: Delivery) -> int:
+    value = delivery.attributes.get(REPLAY_COUNT, "0")
+    return int(value) if value.isdecimal() and len(value) < 6 else 0
+
+
+def _trace(delivery: Delivery) -> str | None:
+    return delivery.attributes.get("traceparent") or delivery.attributes.get("googclient_traceparent")
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,70 @@
+"""What goes wrong outside of steps.
+
+Each error knows its failure class (`contracts/failure.py`); `outcomes.py` decides by it::
+
+    Failed                       has .code, .failure_class, .step_path
+      + MalformedMessage           permanent: carries .problems
+      + CallbackFailed             by the backend's answer
+      + FencedOff                  the broker may have given the message to somebody else
+      + HoldExpired                an outage outlasted HOLD_TIMEOUT
+    consumer.broker.BrokerError   transient or configuration
+    consumer.pipeline.InvalidPipeline, StepFailed
+    pipeline_steps.errors.StepError
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from consumer.pipeline.problems import Problem
+from contracts.failure import FailureClass
+
+
+class WorkerError(Exception):
+    """An error of the worker's own, with a stable name."""
+
+    code: ClassVar[str] = "worker_error"
+    failure_class: FailureClass = FailureClass.INTERNAL
+
+
+class MalformedMessage(WorkerError):
+    """A message that cannot be understood; `problems` lists every reason."""
+
+    code = "malformed_message"
+    failure_class = FailureClass.PERMANENT
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+class CallbackFailed(WorkerError):
+    """The backend did not accept the callback."""
+
+    code = "callback_failed"
+
+    def __init__(
+        self,
+        message: str,
+        failure_class: FailureClass,
+        *,
+        outage: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failure_class = failure_class
+        self.outage = outage
+        """Whether the host as a whole seems to be away, rather than to mind this message."""
+        self.retry_after = retry_after
+
+
+class FencedOff(WorkerError):
+    """The lease cannot be trusted for the next step: another worker may have the message."""
+
+    code = "lease_lost"
+
+
+class HoldExpired(WorkerError):
+    """An outage lasted longer than HOLD_TIMEOUT; the work is handed back, no attempt is used."""
+
+    code = "hold_expired"

@@ -1,0 +1,135 @@
+"""Giving a message up, as carefully as delivering a result: nothing is acked before it is kept elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from consumer.broker import Delivery
+from consumer.errors import CallbackFailed
+from consumer.jobs import Job
+from consumer.ledger import Ledger
+from consumer.outbound.callback import Backend
+from consumer.outbound.dead_letter import DeadLetters
+from consumer.outbound.results import ResultsPublisher
+from consumer.patience import Patience
+from contracts import __version__
+from contracts.dead_letter import DeadLetterAttributes
+from contracts.result import Failure, ProcessingResult
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class GivingUp:
+    """The legs of giving up, in order: keep, dead-letter, publish, tell the backend, mark."""
+
+    ledger: Ledger
+    dead_letters: DeadLetters
+    results: ResultsPublisher
+    backend: Backend
+    patience: Patience
+    subscription: str
+    bucket: str
+
+    async def give_up(
+        self,
+        delivery: Delivery,
+        job: Job | None,
+        failure: Failure,
+        *,
+        attempts: int,
+        may_reply: bool,
+        was_recorded: bool,
+    ) -> None:
+        """Put the message into the dead-letter topic and tell everybody who waits for it.
+
+        Args:
+            delivery: the message as it came.
+            job: what it was understood as; None if it could not be.
+            failure: why.
+            attempts: how many runs failed.
+            may_reply: whether tenant, ids and url were checked; a wrong `/error` fails a whole session.
+            was_recorded: whether a result exists, so that only its delivery failed: then readers of the
+                results topic are told nothing new.
+        """
+        result = failed_result(job, failure) if job else None
+        if job is not None and result is not None:
+            await self.patience.persist(
+                f"bucket {self.bucket}", lambda: self.ledger.record(job, result, delivery.message_id)
+            )
+        await self._dead_letter(delivery, job, failure, attempts)
+        if job is not None and result is not None:
+            await self._tell(delivery, job, result, may_reply=may_reply, was_recorded=was_recorded)
+
+    async def resume(self, delivery: Delivery, job: Job, result: ProcessingResult) -> None:
+        """Go on giving up a message whose giving up was cut short."""
+        failure = result.error or Failure(code="unknown", failure_class="internal", message="unknown")
+        await self._dead_letter(delivery, job, failure, attempts=0)
+        await self._tell(delivery, job, result, may_reply=True, was_recorded=False)
+
+    async def _dead_letter(
+        self, delivery: Delivery, job: Job | None, failure: Failure, attempts: int
+    ) -> None:
+        reason = DeadLetterAttributes(
+            error_code=failure.code,
+            error_class=failure.failure_class,
+            error_message=failure.message,
+            step_path=failure.step_path,
+            attempts=attempts,
+            source_subscription=self.subscription,
+            source_message_id=delivery.message_id,
+            source_publish_time=delivery.publish_time,
+            result_id=job.result_id if job else None,
+            worker_version=__version__,
+            trace_id=_trace_id(job),
+            failed_at=datetime.now(UTC),
+            replay_count=job.replay_count if job else 0,
+        )
+        await self.patience.persist("dead-letter topic", lambda: self.dead_letters.publish(delivery, reason))
+        log.error(
+            "dead_lettered", code=failure.code, failure_class=failure.failure_class, error=failure.message
+        )
+
+    async def _tell(
+        self, delivery: Delivery, job: Job, result: ProcessingResult, *, may_reply: bool, was_recorded: bool
+    ) -> None:
+        if not was_recorded:
+            await self.patience.persist("results topic", lambda: self.results.publish(result, None))
+        if may_reply:
+            try:
+                await self.patience.persist(
+                    f"callback {self.backend.host(job)}", lambda: self.backend.deliver(job, result)
+                )
+            except CallbackFailed as error:
+                # The dead letter is safe, and the backend has said that it does not want to know.
+                log.warning("error_callback_refused", error=str(error))
+        await self.patience.persist(
+            f"bucket {self.bucket}", lambda: self.ledger.mark_done(job, result, delivery.message_id)
+        )
+
+
+def failed_result(job: Job, failure: Failure) -> ProcessingResult:
+    """Return the result of a job that failed."""
+    now = datetime.now(UTC)
+    return ProcessingResult(
+        result_id=job.result_id,
+        tenant_id=job.ids.tenant_id,
+        session_id=job.ids.session_id,
+        image_id=job.ids.image_id,
+        image_url=job.source.url,
+        image_generation=job.source.generation,
+        status="failed",
+        error=failure,
+        warnings=job.warnings,
+        worker_version=__version__,
+        started_at=now,
+        finished_at=now,
+    )
+
+
+def _trace_id(job: Job | None) -> str | None:
+    parts = (job.trace_parent or "").split("-") if job else []
+    return parts[1] if len(parts) == 4 else None

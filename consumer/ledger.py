@@ -1,0 +1,200 @@
+"""What was already done for a piece of work, kept in the bucket beside the tenant's pictures.
+
+`{tenant}/results/{session}/{image}/{result_id}` with the endings
+
+- `.json`: the result, written once; from here on nothing expensive is done again,
+- `.done`: published and called back; only the ack is missing,
+- `.failed`: the failed result of the message that was given up, with the legs still to do,
+- `.attempts`: how many runs failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import orjson
+
+from consumer.jobs import Job, of_generation
+from consumer.storage import ObjectStore, PreconditionFailed, StoredObject
+from contracts.result import ProcessingResult
+from pipeline_steps.errors import ObjectMissing
+
+_MESSAGE, _DONE = "message-id", "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger knows of a job."""
+
+    job: Job
+    """The job, perhaps under the identity of a photo that replaced the recorded one."""
+    result: ProcessingResult | None = None
+    """Recorded: resume by delivering it."""
+    done: bool = False
+    """Delivered too: only the ack is missing."""
+
+
+class Ledger(Protocol):
+    """Where work is recorded."""
+
+    async def look_up(self, job: Job, message_id: str) -> Entry:
+        """Return what was recorded of the job, as far as this message may use it."""
+        ...
+
+    async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
+        """Keep the result and return the one that counts: an earlier one of the same work wins."""
+        ...
+
+    async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
+        """Keep that the result was delivered."""
+        ...
+
+    async def count_attempt(self, job: Job, code: str) -> int:
+        """Count a run that failed, and return how many have."""
+        ...
+
+    def result_url(self, job: Job) -> str:
+        """Return where the job's result is kept."""
+        ...
+
+
+class BucketLedger:
+    """The ledger in the bucket."""
+
+    def __init__(self, store: ObjectStore, bucket: str) -> None:
+        self._store = store
+        self._bucket = bucket
+
+    async def look_up(self, job: Job, message_id: str) -> Entry:
+        """Return what was recorded; a record of a photo that was replaced since is not this job's."""
+        failed, record, done = await asyncio.gather(
+            self._read(job, "failed"), self._read(job, "json"), self._read(job, "done")
+        )
+        if failed is not None and failed.info.metadata.get(_MESSAGE) == message_id:
+            # Our own giving-up was cut short; another message's failure is no reason not to run.
+            return Entry(job, _result(failed), failed.info.metadata.get(_DONE) == "1")
+        if record is None:
+            return Entry(job)
+        result = _result(record)
+        if record.info.metadata.get(_MESSAGE) == message_id or await self._is_current(job, result):
+            return Entry(job, result, done is not None)
+        if result.image_generation is None:
+            return Entry(job, result, done is not None)
+        current = await self._store.stat(job.source.bucket, job.source.name)
+        renewed = replace(job, result_id=of_generation(job.result_id, current.generation))
+        return await self.look_up(renewed, message_id)
+
+    async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
+        """Write the result once: the commit point of the expensive work."""
+        data, metadata = result.model_dump_json().encode(), {_MESSAGE: message_id}
+        if result.status == "failed":
+            await self._write(job, "failed", data, metadata)
+            return result
+        try:
+            await self._write(job, "json", data, metadata, only_if_new=True)
+        except PreconditionFailed:
+            earlier = await self._read(job, "json")
+            if earlier is not None:
+                return _result(earlier)
+            raise
+        return result
+
+    async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
+        """Write the marker; a failed result carries its own."""
+        if result.status == "failed":
+            metadata = {_MESSAGE: message_id, _DONE: "1"}
+            await self._write(job, "failed", result.model_dump_json().encode(), metadata)
+            return
+        try:
+            await self._write(job, "done", b"", {_MESSAGE: message_id}, only_if_new=True)
+        except PreconditionFailed:
+            return  # somebody marked it already
+
+    async def count_attempt(self, job: Job, code: str) -> int:
+        """Count a run that failed; two workers that count at once are both counted."""
+        while True:
+            earlier = await self._read(job, "attempts")
+            count = (orjson.loads(earlier.data)["count"] if earlier else 0) + 1
+            try:
+                await self._store.write(
+                    self._bucket,
+                    _name(job, "attempts"),
+                    orjson.dumps({"count": count, "last": code}),
+                    content_type="application/json",
+                    if_generation_match=earlier.info.generation if earlier else 0,
+                )
+            except PreconditionFailed:
+                continue
+            return int(count)
+
+    def result_url(self, job: Job) -> str:
+        """`gs://` url of the record."""
+        return f"gs://{self._bucket}/{_name(job, 'json')}"
+
+    async def _is_current(self, job: Job, result: ProcessingResult) -> bool:
+        try:
+            info = await self._store.stat(job.source.bucket, job.source.name)
+        except ObjectMissing:
+            return True  # the photo is gone, what was seen on it stays true
+        return info.generation == result.image_generation
+
+    async def _read(self, job: Job, ending: str) -> StoredObject | None:
+        try:
+            return await self._store.read(self._bucket, _name(job, ending))
+        except ObjectMissing:
+            return None
+
+    async def _write(
+        self, job: Job, ending: str, data: bytes, metadata: dict[str, str], *, only_if_new: bool = False
+    ) -> None:
+        await self._store.write(
+            self._bucket,
+            _name(job, ending),
+            data,
+            content_type="application/json",
+            metadata=metadata,
+            if_generation_match=0 if only_if_new else None,
+        )
+
+
+class NoLedger:
+    """`LEDGER=off`: nothing is kept, so a redelivery runs again."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, int] = {}
+
+    async def look_up(self, job: Job, message_id: str) -> Entry:
+        """Return that nothing is known."""
+        del message_id
+        return Entry(job)
+
+    async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
+        """Keep nothing."""
+        del job, message_id
+        return result
+
+    async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
+        """Keep nothing."""
+        del message_id, result
+        self._attempts.pop(job.result_id, None)
+
+    async def count_attempt(self, job: Job, code: str) -> int:
+        """Count in this process only."""
+        del code
+        self._attempts[job.result_id] = self._attempts.get(job.result_id, 0) + 1
+        return self._attempts[job.result_id]
+
+    def result_url(self, job: Job) -> str:
+        """Nowhere."""
+        raise LookupError(f"LEDGER=off keeps no result of {job.result_id}")
+
+
+def _name(job: Job, ending: str) -> str:
+    ids = job.ids
+    return f"{ids.tenant_id}/results/{ids.session_id}/{ids.image_id}/{job.result_id}.{ending}"
+
+
+def _result(stored: StoredObject) -> ProcessingResult:
+    return ProcessingResult.model_validate_json(stored.data)

@@ -1,0 +1,104 @@
+"""Pictures as tensors: resized once, on the host, while they are still bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline_steps.artifacts import Pixels
+from pipeline_steps.errors import InvalidInput
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What torchvision's classifiers and semantic networks expect of RGB in 0 to 1."""
+_STRIDE = 32
+"""Padded sizes are multiples of this: pictures of nearly one shape share a batch, and what a picture is
+answered does not depend on whom it shared it with."""
+
+
+class Shown(NamedTuple):
+    """A picture as a model is shown it."""
+
+    image: Tensor
+    """uint8 (3, height, width)."""
+    height: int
+    width: int
+    """Of the pixels that were given."""
+
+
+def shrunk(pixels: Pixels, longest: int) -> Shown:
+    """Shrink the picture until its longer side is `longest` pixels; a smaller one stays as it is."""
+    return pixels_at(pixels, fitted(pixels.shape[0], pixels.shape[1], min(longest, max(pixels.shape[:2]))))
+
+
+def shrunk_or_enlarged(pixels: Pixels, longest: int) -> Shown:
+    """Scale the picture so that its longer side is `longest` pixels."""
+    return pixels_at(pixels, fitted(pixels.shape[0], pixels.shape[1], longest))
+
+
+def pixels_at(pixels: Pixels, size: tuple[int, int]) -> Shown:
+    """Return the picture at this height and width, as a tensor.
+
+    Smoothed as Pillow does it: at most one grey level apart. It stays bytes: a 48-megapixel photo is never
+    held as floats (576 MB).
+
+    Raises:
+        InvalidInput: not uint8 (height, width, 3), or empty.
+    """
+    image = _as_tensor(pixels)
+    given = (int(image.shape[1]), int(image.shape[2]))
+    if size == given:
+        return Shown(image, *given)
+    scaled: Tensor = functional.interpolate(
+        image[None], size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return Shown(scaled[0], *given)
+
+
+def fitted(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Return height and width so that the longer one is `longest`, rounded as segment-anything does."""
+    scale = longest / max(height, width, 1)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def padded(side: int) -> int:
+    """Return the size, in pixels, that a side is padded to."""
+    return math.ceil(side / _STRIDE) * _STRIDE
+
+
+def normalised(images: Sequence[Tensor], height: int, width: int, mean: Tensor, std: Tensor) -> Tensor:
+    """Return uint8 images as one float batch (n, 3, height, width); what they do not fill is 0.
+
+    Args:
+        images: each (3, h, w), on the host: bytes go to the device, a quarter of what floats would be.
+        height: of the batch, in pixels.
+        width: of the batch, in pixels.
+        mean: (3, 1, 1) of 0 to 255, on the device.
+        std: likewise.
+    """
+    batch = torch.zeros(len(images), 3, height, width, device=mean.device)
+    for place, image in zip(batch, images, strict=True):
+        pixels = image.to(mean.device, non_blocking=True)
+        place[:, : image.shape[1], : image.shape[2]] = (pixels - mean) / std
+    return batch
+
+
+def of_bytes(values: Sequence[float], device: torch.device) -> Tensor:
+    """Return a mean or deviation for RGB in 0 to 1 as `normalised` takes it."""
+    return 255 * torch.tensor(values, device=device).view(3, 1, 1)
+
+
+def _as_tensor(pixels: Pixels) -> Tensor:
+    """Return the pixels as uint8 (3, height, width), sharing their memory where torch allows it."""
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype != "uint8":
+        raise InvalidInput(
+            f"expected pixels of uint8 (height, width, 3), got {pixels.dtype} {pixels.shape}"
+        )
+    if not pixels.flags.writeable or min(pixels.strides) < 0:
+        pixels = pixels.copy()  # torch knows no read-only memory, and no mirrored views
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,296 @@
+"""The warm models: `Models` as steps see it, answered in batches that many messages share."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from consumer.models.batcher import AnyRunner, Batcher, BatchInfo
+from consumer.models.device import Device, DeviceThread
+from consumer.models.manifest import Manifest, ModelEntry
+from consumer.models.runner import MaskFound, Prompt
+from pipeline_steps.artifacts import Boxes, Pixels
+from pipeline_steps.errors import InvalidInput, ModelMismatch, ModelUnavailable
+from pipeline_steps.models import ImageEmbedding, LocalBoxes, LocalMasks, ModelKind, Models, ModelSpec
+
+_PREPARERS = 2
+"""Threads that resize pictures for the device: enough to keep it fed, and to leave cores for decoding."""
+_CLOSE_SECONDS = 10.0
+
+Place = Callable[[Device], AnyRunner]
+"""Moves a model that is in the host's memory to a device; called on that device's thread."""
+
+
+class Loader(Protocol):
+    """Reads models. `torch_loader.py` has the real one, `simulated.py` one for tests."""
+
+    async def load(self, model: ModelEntry) -> Place:
+        """Read the model's weights into the host's memory, off the event loop.
+
+        Raises:
+            ModelUnavailable: it cannot be read, or is not what the manifest says.
+        """
+        ...
+
+
+class _Calls(ABC):
+    """The calls of `Models`, all made of one: some items for a model of some kind."""
+
+    @abstractmethod
+    def spec(self, name: str) -> ModelSpec:
+        """Return what the manifest says of the model."""
+
+    @abstractmethod
+    async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
+        """Return the model's answer to each item, in order."""
+
+    async def detect(self, name: str, images: Sequence[Pixels]) -> list[LocalBoxes]:
+        """Return what a `detection` model finds in each image, sorted by descending score.
+
+        Boxes scored under both the manifest's threshold and 0.05 are left out; the rest is the step's choice.
+        """
+        return await self._ask(name, [ModelKind.DETECTION], images)
+
+    async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
+        """Return each image's probabilities over the model's classes, (classes,), summing to 1."""
+        return await self._ask(name, [ModelKind.CLASSIFICATION, ModelKind.TORCHSCRIPT], images)
+
+    async def instances(self, name: str, images: Sequence[Pixels]) -> list[LocalMasks]:
+        """Return the masks an `instance` model finds in each image, sorted by descending score."""
+        return await self._ask(name, [ModelKind.INSTANCE], images)
+
+    async def semantic(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.int16]]:
+        """Return each image's class per pixel, (height, width): an index into `classes`, -1 for none."""
+        return await self._ask(name, [ModelKind.SEMANTIC], images)
+
+    async def embed(self, name: str, images: Sequence[Pixels]) -> list[ImageEmbedding]:
+        """Return each image as a `sam` model sees it, to be prompted by `masks_of_boxes` and the like."""
+        return await self._ask(name, [ModelKind.SAM], images)
+
+    async def masks_of_boxes(self, name: str, embedding: ImageEmbedding, boxes: Boxes) -> LocalMasks:
+        """Return the best mask for each box (in the frame of the embedded image), in order."""
+        return await self._masks(name, embedding, boxes, 4)
+
+    async def masks_of_points(
+        self, name: str, embedding: ImageEmbedding, points: npt.NDArray[np.float32]
+    ) -> LocalMasks:
+        """Return the best of the three masks for each point (n, 2), in order."""
+        return await self._masks(name, embedding, points, 2)
+
+    async def _masks(
+        self, name: str, embedding: ImageEmbedding, prompts: npt.NDArray[np.float32], columns: int
+    ) -> LocalMasks:
+        if prompts.ndim != 2 or prompts.shape[1] != columns:
+            raise InvalidInput(f"model {name!r}: expected prompts of (n, {columns}), got {prompts.shape}")
+        found: list[MaskFound] = await self._ask(
+            name, [ModelKind.SAM], [Prompt(embedding, prompt) for prompt in prompts]
+        )
+        edges = [(m.x, m.y, m.x + m.bits.shape[1], m.y + m.bits.shape[0]) for m, _ in found]
+        return LocalMasks(
+            tuple(mask for mask, _ in found),
+            np.array([score for _, score in found], np.float32),
+            np.full(len(found), "", np.str_),
+            np.array(edges, np.float32).reshape(-1, 4),
+        )
+
+
+class _Lane(NamedTuple):
+    """A device, its thread, and the batches that wait for it."""
+
+    thread: DeviceThread
+    batcher: Batcher
+
+
+class _Replica(NamedTuple):
+    """A model on one device."""
+
+    runner: AnyRunner
+    lane: _Lane
+
+
+class ModelPool(_Calls):
+    """All models of a manifest: the pinned ones warm, the others loaded when first asked for.
+
+    It is itself a `Models`, for callers without a job; `for_job` gives each job its own.
+
+    Args:
+        manifest: which models there are.
+        devices: where they run; at present all models are on the first.
+        loader: how they are read.
+        on_batch: told of every batch that ran, on the device's thread: quick, and raises nothing.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        devices: Sequence[Device],
+        loader: Loader,
+        *,
+        on_batch: Callable[[BatchInfo], None] = lambda _: None,
+    ) -> None:
+        self._manifest = manifest
+        self._loader = loader
+        threads = [DeviceThread(device) for device in devices]
+        self._lanes = tuple(_Lane(thread, Batcher(thread, on_batch=on_batch)) for thread in threads)
+        self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._replicas: dict[str, asyncio.Task[tuple[_Replica, ...]]] = {}
+        self._started = False
+        self._closed = False
+
+    async def start(self) -> None:
+        """Load all pinned models, and run a real forward of every batch size.
+
+        Raises:
+            ModelUnavailable: one of them does not load, or does not survive it.
+        """
+        for name, model in self._manifest.models.items():
+            if model.pinned:
+                await self._loaded(name)
+        self._started = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether every pinned model is warm and every device takes work."""
+        return self._started and not self._closed and all(lane.thread.alive for lane in self._lanes)
+
+    def busy_for(self) -> float:
+        """Return for how many seconds the longest running batch has been on its device, for liveness."""
+        return max(lane.thread.busy_for() for lane in self._lanes)
+
+    def waiting(self) -> int:
+        """Return how many items wait for a device."""
+        return sum(lane.batcher.waiting() for lane in self._lanes)
+
+    async def close(self) -> None:
+        """Stop the devices. Whoever still waits gets `ModelUnavailable`."""
+        self._closed = True
+        for loading in self._replicas.values():
+            loading.cancel()
+        for lane in self._lanes:
+            lane.batcher.close()
+        self._preparers.shutdown(wait=False, cancel_futures=True)
+        for lane in self._lanes:
+            await asyncio.to_thread(lane.thread.close, _CLOSE_SECONDS)
+
+    def for_job(self, job: Hashable, tenant_id: str) -> Models:
+        """Return the models as one job sees them.
+
+        Args:
+            job: its items take turns with those of other jobs.
+            tenant_id: gets the models that the manifest's overrides name for it.
+        """
+        return _JobModels(self, self._manifest, job, tenant_id)
+
+    def spec(self, name: str) -> ModelSpec:
+        """Return what the manifest says of the model."""
+        return self._entry(name).spec
+
+    async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
+        return await self.ask(name, kinds, items, job=None)
+
+    async def ask(
+        self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any], *, job: Hashable
+    ) -> list[Any]:
+        """Return the model's answer to each item, in order; what all calls of `Models` are made of.
+
+        Args:
+            name: the model.
+            kinds: what it may be.
+            items: pictures, or for a `sam` model prompts.
+            job: whom they are for.
+
+        Raises:
+            ModelUnavailable: no such model, it does not load, or the pool was closed.
+            ModelMismatch: it is of another kind, or did not make the embedding that is asked about.
+            DeviceOverloaded: an item does not fit into memory even alone.
+        """
+        kind = self._entry(name).kind
+        if kind not in kinds:
+            raise ModelMismatch(f"model {name!r} is a {kind} model, not {' or '.join(kinds)}")
+        replicas = await self._loaded(name)
+        runner, lane = self._choose(name, replicas, items)
+        ready = await self._prepare(runner, items)
+        return await lane.batcher.submit(name, runner, ready, job=job)
+
+    def _entry(self, name: str) -> ModelEntry:
+        model = self._manifest.models.get(name)
+        if model is None:
+            near = get_close_matches(name, list(self._manifest.models), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._manifest.models)}"
+            raise ModelUnavailable(f"no model is named {name!r}; {hint}")
+        return model
+
+    async def _loaded(self, name: str) -> tuple[_Replica, ...]:
+        """Return the model, once it is loaded; however many ask, it is loaded once."""
+        if self._closed:
+            raise ModelUnavailable(f"model {name!r}: the worker is shutting down")
+        loading = self._replicas.get(name)
+        if loading is None or (loading.done() and (loading.cancelled() or loading.exception())):
+            loading = asyncio.create_task(self._load(name))  # what failed before may be mended by now
+            self._replicas[name] = loading
+        return await asyncio.shield(loading)  # whoever gives up does not stop it for the others
+
+    async def _load(self, name: str) -> tuple[_Replica, ...]:
+        lanes = self._lanes[:1]
+        place = await self._loader.load(self._entry(name))
+
+        def warm(device: Device) -> AnyRunner:
+            runner = place(device)
+            runner.warm_up()
+            return runner
+
+        replicas = []
+        for lane in lanes:
+            device = lane.thread.device
+            try:
+                runner = await asyncio.wrap_future(lane.thread.call(partial(warm, device)))
+            except Exception as error:
+                raise ModelUnavailable(
+                    f"model {name!r} did not survive its warm-up on {device.name}: {error!r}"
+                ) from error
+            replicas.append(_Replica(runner, lane))
+        return tuple(replicas)
+
+    def _choose(self, name: str, replicas: Sequence[_Replica], items: Sequence[Any]) -> _Replica:
+        """Return the replica that made the embedding asked about, else the one with the shortest queue."""
+        if items and isinstance(items[0], Prompt):
+            maker = getattr(items[0].embedding, "maker", None)
+            for replica in replicas:
+                if replica.runner is maker:
+                    return replica
+            raise ModelMismatch(f"model {name!r} did not make the embedding it was asked about")
+        return min(replicas, key=lambda replica: replica.lane.batcher.waiting())
+
+    async def _prepare(self, runner: AnyRunner, items: Sequence[Any]) -> list[Any]:
+        def prepare() -> list[Any]:
+            return [runner.prepare(item) for item in items]
+
+        if any(runner.costly(item) for item in items):
+            return await asyncio.get_running_loop().run_in_executor(self._preparers, prepare)
+        return prepare()
+
+
+class _JobModels(_Calls):
+    """The pool as one job sees it."""
+
+    def __init__(self, pool: ModelPool, manifest: Manifest, job: Hashable, tenant_id: str) -> None:
+        self._pool = pool
+        self._manifest = manifest
+        self._job = job
+        self._tenant_id = tenant_id
+
+    def spec(self, name: str) -> ModelSpec:
+        """Return what the manifest says of the model this tenant gets for `name`."""
+        return self._pool.spec(self._manifest.for_tenant(name, self._tenant_id))
+
+    async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
+        mine = self._manifest.for_tenant(name, self._tenant_id)
+        return await self._pool.ask(mine, kinds, items, job=self._job)

@@ -1,0 +1,77 @@
+"""What the pool asks of a loaded model, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline_steps.artifacts import Mask
+from pipeline_steps.models import ImageEmbedding
+
+Item = TypeVar("Item", contravariant=True)
+Ready = TypeVar("Ready")
+Answer = TypeVar("Answer", covariant=True)
+
+
+class Runner(Protocol[Item, Ready, Answer]):
+    """A loaded model that answers batches.
+
+    An item becomes *ready* off the device (resized, on the host), is put in a batch with others of its
+    bucket, and is answered on the device's thread.
+    """
+
+    def costly(self, item: Item) -> bool:
+        """Say whether `prepare` takes long enough to be worth a thread (a resize does, a view does not)."""
+        ...
+
+    def prepare(self, item: Item) -> Ready:
+        """Make the item ready. Called on any thread; touches no device.
+
+        Raises:
+            InvalidInput: the model cannot be shown this.
+        """
+        ...
+
+    def bucket(self, ready: Ready) -> Hashable:
+        """Return what an item must have in common with those it shares a batch with, such as its shape."""
+        ...
+
+    def max_batch(self, bucket: Hashable) -> int:
+        """Return how many items of the bucket may share a batch."""
+        ...
+
+    def run(self, batch: Sequence[Ready]) -> Sequence[Answer]:
+        """Answer items of one bucket, one answer each, in order. Called on the device's thread only."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run a real forward pass for every batch size of `batch_sizes`. Called on the device's thread."""
+        ...
+
+
+def batch_sizes(largest: int) -> Iterator[int]:
+    """Yield 1, 2, 4 and so on, and `largest` itself."""
+    size = 1
+    while size < largest:
+        yield size
+        size *= 2
+    yield largest
+
+
+class Prompt(NamedTuple):
+    """One question to a `sam` model about a picture it has embedded."""
+
+    embedding: ImageEmbedding
+    at: npt.NDArray[np.float32]
+    """A box (4,) or a point (2,), in the frame of the pixels that were embedded."""
+
+
+class MaskFound(NamedTuple):
+    """Its answer."""
+
+    mask: Mask
+    score: float
+    """The model's own estimate of the mask's IoU."""

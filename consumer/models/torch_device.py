@@ -1,0 +1,64 @@
+"""The devices torch knows."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from pipeline_steps.errors import ModelUnavailable
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class TorchDevice:
+    """The CPU, or one GPU."""
+
+    def __init__(self, name: str) -> None:
+        """Find the device.
+
+        Args:
+            name: `cpu`, `cuda` or `cuda:N`.
+
+        Raises:
+            ModelUnavailable: this machine has no such device.
+        """
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ModelUnavailable(f"device {name!r}: expected cpu or cuda:N") from error
+        if device.type == "cuda":
+            device = torch.device("cuda", device.index or 0)
+            if device.index >= (found := torch.cuda.device_count()):
+                raise ModelUnavailable(f"device {name!r}: this machine has {found} GPUs torch can use")
+        elif device.type != "cpu":
+            raise ModelUnavailable(f"device {name!r}: expected cpu or cuda:N")
+        self.name = str(device)
+        self.torch = device
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Choose the GPU and record no gradients, for as long as the thread lives."""
+        with torch.inference_mode():
+            if self.torch.type == "cuda":
+                torch.cuda.set_device(self.torch)
+            yield
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Say whether a smaller batch may succeed: torch has a class of its own only for GPUs."""
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+    def release_memory(self) -> None:
+        """Give back what torch keeps cached."""
+        gc.collect()
+        if self.torch.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def choose_devices(names: Sequence[str]) -> list[str]:
+    """Return the devices to use: the named ones, else all GPUs, else the CPU."""
+    return list(names) or [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]

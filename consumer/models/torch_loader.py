@@ -1,0 +1,104 @@
+"""Models as torch runs them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+import torch
+from torch import nn
+
+from consumer.models.architectures import ARCHITECTURES
+from consumer.models.batcher import AnyRunner, BatchInfo
+from consumer.models.classification import ClassificationRunner
+from consumer.models.detection import DetectionRunner
+from consumer.models.device import Device
+from consumer.models.instances import InstanceRunner
+from consumer.models.manifest import Manifest, ModelEntry
+from consumer.models.pool import ModelPool, Place
+from consumer.models.precision import compute_in
+from consumer.models.sam import SamRunner
+from consumer.models.semantic import SemanticRunner
+from consumer.models.torch_device import TorchDevice
+from consumer.models.weights import Builder, WeightCache, load
+from consumer.storage import ObjectStore
+from pipeline_steps.errors import ModelUnavailable
+from pipeline_steps.models import ModelKind, ModelSpec
+
+MakeRunner = Callable[[nn.Module, ModelSpec, torch.device, int], AnyRunner]
+
+RUNNERS: Mapping[ModelKind, MakeRunner] = MappingProxyType(
+    {
+        ModelKind.DETECTION: DetectionRunner,
+        ModelKind.SAM: SamRunner,
+        ModelKind.INSTANCE: InstanceRunner,
+        ModelKind.SEMANTIC: SemanticRunner,
+        ModelKind.CLASSIFICATION: ClassificationRunner,
+        ModelKind.TORCHSCRIPT: ClassificationRunner,
+    }
+)
+"""What runs each kind of model. A TorchScript archive is a classifier that brings its own code."""
+
+
+class TorchLoader:
+    """Reads models into torch.
+
+    Args:
+        manifest: where their weights are.
+        cache: keeps what is fetched.
+        architectures: builders by name.
+    """
+
+    def __init__(
+        self, manifest: Manifest, cache: WeightCache, architectures: Mapping[str, Builder] = ARCHITECTURES
+    ) -> None:
+        self._manifest = manifest
+        self._cache = cache
+        self._architectures = architectures
+
+    async def load(self, model: ModelEntry) -> Place:
+        """Fetch, check and read the model.
+
+        Raises:
+            ModelUnavailable: see `weights.load`; or nothing runs models of this kind yet.
+        """
+        if model.kind not in RUNNERS:
+            raise ModelUnavailable(f"model {model.name!r}: this worker runs no {model.kind} models")
+        file = await self._cache.fetch(self._manifest, model)
+        network = await asyncio.to_thread(load, model, file, self._architectures)
+        return partial(_place, model, network)
+
+
+def torch_pool(
+    manifest: Manifest,
+    devices: Sequence[str],
+    *,
+    cache: Path,
+    store: ObjectStore | None = None,
+    on_batch: Callable[[BatchInfo], None] = lambda _: None,
+) -> ModelPool:
+    """Return a pool of the manifest's models on torch's devices.
+
+    Args:
+        manifest: which models there are.
+        devices: `cpu`, `cuda:N`.
+        cache: folder for weights that are fetched from a bucket.
+        store: where those are read.
+        on_batch: see `ModelPool`.
+
+    Raises:
+        ModelUnavailable: this machine has no such device.
+    """
+    loader = TorchLoader(manifest, WeightCache(cache, store))
+    return ModelPool(manifest, [TorchDevice(name) for name in devices], loader, on_batch=on_batch)
+
+
+def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:
+    """Move the network to the device and wrap it in what runs its kind."""
+    target = cast(TorchDevice, device).torch
+    compute_in(network, model.dtype, target)
+    return RUNNERS[model.kind](network.to(target), model.spec, target, model.max_batch)

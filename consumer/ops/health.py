@@ -1,0 +1,80 @@
+"""Probes and metrics on one port: /startupz, /readyz, /livez, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+Check = Callable[[], str]
+"""Returns why not; an empty string when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What each probe looks at, by name."""
+
+    startup: Mapping[str, Check]
+    readiness: Mapping[str, Check]
+    liveness: Mapping[str, Check]
+
+
+def health_app(probes: Probes, registry: CollectorRegistry) -> Starlette:
+    """Return the HTTP application of probes and metrics."""
+
+    def probe(path: str, checks: Mapping[str, Check]) -> Route:
+        async def answer(request: Request) -> Response:
+            del request
+            failing = {name: why for name, check in checks.items() if (why := check())}
+            return JSONResponse({"ok": not failing, "failing": failing}, status_code=503 if failing else 200)
+
+        return Route(path, answer)
+
+    async def metrics(request: Request) -> Response:
+        del request
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[
+            probe("/startupz", probes.startup),
+            probe("/readyz", probes.readiness),
+            probe("/livez", probes.liveness),
+            Route("/metrics", metrics),
+        ]
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the worker: a drain must answer probes to its end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
+    """Serve `app` while the context lasts, and give the port: any free one for 0."""
+    server = _Server(
+        uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+    )
+    task = asyncio.create_task(server.serve())
+    try:
+        while not server.started:
+            if task.done():
+                task.result()
+                raise OSError(f"cannot listen on {host}:{port}")
+            await asyncio.sleep(0.01)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task

@@ -1,0 +1,1 @@
+"""What leaves the worker: results, callbacks, dead letters."""

@@ -1,0 +1,183 @@
+"""The backend's callback: one POST per result, its answer sorted into the failure classes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+import httpx
+from pydantic import BaseModel
+
+from consumer.errors import CallbackFailed
+from consumer.jobs import Job
+from consumer.outbound.bodies import error_body, legacy_body, results_body
+from consumer.outbound.hosts import AllowedHosts
+from contracts.failure import FailureClass
+from contracts.result import ProcessingResult
+
+MAX_ANSWER = 64 * 1024
+MAX_RETRY_AFTER = 300.0
+_PATH = "/api/v1/processing-callback"
+
+Signer = Callable[[str, bytes], Mapping[str, str]]
+"""From url and body to the headers that say who we are."""
+
+
+def unsigned(url: str, body: bytes) -> Mapping[str, str]:
+    """`CALLBACK_AUTH=none`."""
+    del url, body
+    return {}
+
+
+def hmac_signer(key: bytes, clock: Callable[[], float] = time.time) -> Signer:
+    """`CALLBACK_AUTH=hmac`: HMAC-SHA256 over timestamp, a dot, and the body."""
+
+    def sign(url: str, body: bytes) -> Mapping[str, str]:
+        del url
+        timestamp = str(int(clock()))
+        digest = hmac.new(key, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+        return {"X-MLWorker-Timestamp": timestamp, "X-MLWorker-Signature": f"sha256={digest}"}
+
+    return sign
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Calls the backend back. Follows no redirect, reads at most 64 kB, and takes no proxy from outside."""
+
+    client: httpx.AsyncClient
+    base_url: str | None
+    hosts: AllowedHosts
+    sign: Signer = unsigned
+
+    async def deliver(self, job: Job, result: ProcessingResult) -> None:
+        """POST the result, or its error, once.
+
+        Raises:
+            CallbackFailed: the backend did not accept it; its class says what that means.
+        """
+        event: Literal["result", "error"] = "error" if result.status == "failed" else "result"
+        url = self.url(job, event)
+        if url is None:
+            return
+        self.hosts.check(url)
+        await self._post(url, self._body(job, result, event, url), self._headers(job, result, event))
+
+    def url(self, job: Job, event: Literal["result", "error"]) -> str | None:
+        """Return where the callback goes: the message's own url or the backend's; None for nowhere.
+
+        Errors go to the `/error` sibling of a url that ends in `/results`.
+        """
+        if not job.wants_callback:
+            return None
+        ending = "/error" if event == "error" else "/results"
+        if job.callback_url is None:
+            return f"{self.base_url.rstrip('/')}{_PATH}{ending}" if self.base_url else None
+        if event == "error" and job.callback_url.endswith("/results"):
+            return job.callback_url.removesuffix("/results") + ending
+        return job.callback_url
+
+    def host(self, job: Job) -> str:
+        """Return the destination that the job's callbacks share with others."""
+        return httpx.URL(self.url(job, "result") or "").host
+
+    @staticmethod
+    def _body(job: Job, result: ProcessingResult, event: str, url: str) -> BaseModel:
+        if url.endswith("/ml/callback"):
+            return legacy_body(result, job.pipeline_name)
+        return error_body(result) if event == "error" else results_body(result, job.pipeline_name)
+
+    @staticmethod
+    def _headers(job: Job, result: ProcessingResult, event: str) -> dict[str, str]:
+        headers = {
+            "Content-Type": "application/json",
+            "X-Tenant-ID": job.ids.tenant_id,
+            "X-MLWorker-Event": event,
+            "Idempotency-Key": result.result_id,
+        }
+        if job.trace_parent:
+            headers["traceparent"] = job.trace_parent
+        return headers
+
+    async def _post(self, url: str, body: BaseModel, headers: dict[str, str]) -> None:
+        content = body.model_dump_json(by_alias=True).encode()
+        host = httpx.URL(url).host
+        # In a thread: a signer may have to fetch a token.
+        signed = (
+            headers
+            if self.sign is unsigned
+            else {**headers, **await asyncio.to_thread(self.sign, url, content)}
+        )
+        try:
+            async with self.client.stream("POST", url, content=content, headers=signed) as response:
+                answer = await _read_some(response)
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise CallbackFailed(
+                f"{host}: {type(error).__name__}: {error}", FailureClass.TRANSIENT, outage=True
+            ) from error
+        check_answer(host, response, answer)
+
+
+async def _read_some(response: httpx.Response) -> str:
+    """Return the start of the answer: enough for a message, never more than we promised to read."""
+    answer = b""
+    async for chunk in response.aiter_raw():
+        answer += chunk
+        if len(answer) >= MAX_ANSWER:
+            break
+    return answer[:300].decode("utf-8", "replace")
+
+
+def check_answer(host: str, response: httpx.Response, answer: str) -> None:
+    """Return if the backend accepted the callback: 2xx, or 409 for one it already has.
+
+    Raises:
+        CallbackFailed: with the class that the status stands for.
+    """
+    status = response.status_code
+    if response.is_success or status == httpx.codes.CONFLICT:
+        return
+    failure_class, outage = _class_of(status)
+    raise CallbackFailed(
+        f"{host} answered {status}: {answer}",
+        failure_class,
+        outage=outage,
+        retry_after=_retry_after(response.headers.get("Retry-After")),
+    )
+
+
+def _class_of(status: int) -> tuple[FailureClass, bool]:
+    match status:
+        case 404:
+            return FailureClass.NOT_FOUND, False
+        case 401 | 403 | 405:
+            return FailureClass.CONFIGURATION, False
+        case 502 | 503 | 504:
+            return FailureClass.TRANSIENT, True
+        case 408 | 425 | 429:
+            return FailureClass.TRANSIENT, False
+        case _ if 300 <= status < 400:
+            return FailureClass.CONFIGURATION, False
+        case _ if status >= 500:
+            return FailureClass.TRANSIENT, False
+        case _:
+            return FailureClass.PERMANENT, False
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Return the seconds a `Retry-After` asks for, in either of its forms, at most `MAX_RETRY_AFTER`."""
+    if value is None:
+        return None
+    if value.isdecimal():
+        return min(float(value), MAX_RETRY_AFTER)
+    try:
+        wait = parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return None
+    return min(max(wait, 0.0), MAX_RETRY_AFTER)

@@ -1,0 +1,112 @@
+"""What becomes of a message: one table from failure class to action, and the outcomes the worker applies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from consumer.broker import BrokerError, BrokerMisconfigured, BrokerUnavailable
+from consumer.errors import WorkerError
+from consumer.pipeline.parse import InvalidPipeline
+from consumer.pipeline.run import StepFailed
+from contracts.failure import FailureClass
+from contracts.result import Failure
+from pipeline_steps.errors import StepError
+
+
+class Settle(Enum):
+    """What the worker tells the broker."""
+
+    ACK = auto()
+    """Done, in whatever way: never deliver it again."""
+    HAND_BACK = auto()
+    """Deliver it again, to anybody."""
+    LEAVE = auto()
+    """Say nothing: the lease is lost, the message may be somebody else's by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the handling of one delivery ended."""
+
+    settle: Settle
+    reason: str
+    """For logs and metrics: `succeeded`, `duplicate`, `given_up`, ..."""
+    delay: float = 0.0
+    """Seconds after which a message handed back may come again."""
+    lingering: frozenset[asyncio.Future[Any]] = frozenset()
+    """Threads of the run that have not returned: they still hold its slot."""
+
+
+class Action(Enum):
+    """What to do about a failure."""
+
+    GIVE_UP = auto()
+    TRY_AGAIN = auto()
+    """Hand back, counting the attempt; give up when all are used."""
+    WAIT = auto()
+    """Hand back, counting nothing: the message is not to blame."""
+    FORGET = auto()
+    """Ack: there is nothing left to do."""
+
+
+POLICY: Mapping[FailureClass, Action] = {
+    FailureClass.PERMANENT: Action.GIVE_UP,
+    FailureClass.NOT_FOUND: Action.GIVE_UP,
+    FailureClass.TRANSIENT: Action.TRY_AGAIN,
+    FailureClass.INTERNAL: Action.TRY_AGAIN,
+    FailureClass.CONFIGURATION: Action.WAIT,
+    FailureClass.SUPERSEDED: Action.FORGET,
+}
+
+INTERNAL_ATTEMPTS = 2
+"""An error nobody foresaw is likely to come again."""
+
+
+def attempts_allowed(failure_class: FailureClass, max_attempts: int) -> int:
+    """Return how many runs may fail in this way before the message is given up."""
+    return min(INTERNAL_ATTEMPTS, max_attempts) if failure_class is FailureClass.INTERNAL else max_attempts
+
+
+def backoff(attempt: int) -> float:
+    """Return the seconds before the next try after the failed `attempt`, 1 and up: 10 s doubling to 300 s."""
+    return float(min(10 * 2 ** (attempt - 1), 300))
+
+
+def class_of(error: BaseException) -> FailureClass:
+    """Return what kind of failure `error` is; one that nobody foresaw is internal."""
+    match error:
+        case StepFailed() | StepError() | WorkerError():
+            return error.failure_class
+        case InvalidPipeline():
+            return FailureClass.PERMANENT
+        case BrokerUnavailable():
+            return FailureClass.TRANSIENT
+        case BrokerMisconfigured():
+            return FailureClass.CONFIGURATION
+        case BrokerError():
+            return FailureClass.PERMANENT
+        case _:
+            return FailureClass.INTERNAL
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what to tell readers of `error`."""
+    code: str
+    path: str | None
+    match error:
+        case StepFailed():
+            code, path = error.code, error.path
+        case StepError() | WorkerError():
+            code, path = error.code, None
+        case InvalidPipeline():
+            code, path = "invalid_pipeline", error.problems[0].path
+        case BrokerError():
+            code, path = "broker_error", None
+        case _:
+            code, path = "internal_error", None
+    message = str(error) or type(error).__name__
+    return Failure(code=code, failure_class=class_of(error).value, message=message[:8000], step_path=path)

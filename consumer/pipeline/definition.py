@@ -1,0 +1,83 @@
+"""Reading a definition from JSON: its limits first, then its grammar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from consumer.pipeline.problems import Problem, problems_of
+from contracts.pipeline import (
+    ChordDefinition,
+    GroupDefinition,
+    MapDefinition,
+    PipelineDefinition,
+    StepDefinition,
+)
+
+MAX_DEPTH = 32
+MAX_NODES = 512
+MAX_BYTES = 256 * 1024
+
+_KEYS = frozenset(
+    name
+    for model in (StepDefinition, GroupDefinition, ChordDefinition, MapDefinition)
+    for name in model.model_fields
+)
+
+
+def read_definition(raw: object) -> tuple[PipelineDefinition | None, list[Problem]]:
+    """Return the definition, or None and every problem of its shape.
+
+    The limits are checked without recursion, so that no nesting, however deep, reaches a recursive reader.
+    """
+    problems = limit_problems(raw)
+    if problems:
+        return None, problems
+    try:
+        return PipelineDefinition.model_validate(raw), []
+    except ValidationError as error:
+        return None, definition_problems(error)
+
+
+def definition_problems(error: ValidationError) -> list[Problem]:
+    """Return the problems of a definition's grammar; unknown keys get the nearest known one."""
+    parents = {
+        ".".join(path.path.split(".")[:-1]): _KEYS
+        for path in problems_of(error)
+        if path.message == "unknown key"
+    }
+    return problems_of(error, parents)
+
+
+def limit_problems(raw: object) -> list[Problem]:
+    """Return what about the definition's depth, node count or size is over the limits."""
+    depth, nodes = _measure(raw)
+    problems = []
+    if depth > MAX_DEPTH:
+        problems.append(Problem("steps", f"elements are nested more than {MAX_DEPTH} deep"))
+    if nodes > MAX_NODES:
+        problems.append(Problem("steps", f"{nodes} elements; at most {MAX_NODES} are allowed"))
+    if not problems:
+        size = len(orjson.dumps(raw))
+        if size > MAX_BYTES:
+            problems.append(Problem("steps", f"{size} bytes of JSON; at most {MAX_BYTES} are allowed"))
+    return problems
+
+
+def _measure(raw: object) -> tuple[int, int]:
+    """Return how deep elements nest and how many there are, stopping early once depth is over its limit."""
+    deepest = nodes = 0
+    waiting: list[tuple[Any, int]] = [(raw, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        deepest = max(deepest, depth)
+        if not isinstance(value, dict) or deepest > MAX_DEPTH:
+            continue
+        inner = [value[key] for key in ("group", "callback", "body") if isinstance(value.get(key), dict)]
+        if isinstance(value.get("steps"), list):
+            inner += value["steps"]
+        nodes += len(inner)
+        waiting += [(child, depth + 1) for child in inner]
+    return deepest, nodes

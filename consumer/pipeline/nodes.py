@@ -1,0 +1,107 @@
+"""A parsed pipeline: every step found, every parameter checked, every input known to be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from contracts.pipeline import OnError
+from pipeline_steps.artifact import Artifact
+from pipeline_steps.artifacts import Crops, Detections, Segments
+from pipeline_steps.registry import Step, StepParams
+
+
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """One call of a step with its parameters."""
+
+    step: Step
+    params: StepParams
+    path: str
+    number: int
+    """Its place in the order of the definition; ids of what it writes are made from it."""
+    needs: frozenset[type[Artifact]]
+    """The artifacts without which it is not run."""
+    timeout_s: float | None
+    retries: int
+    on_error: OnError
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One after the other."""
+
+    children: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Side by side."""
+
+    branches: tuple[Node, ...]
+    path: str
+    on_error: OnError
+    min_success: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chord:
+    """A group, then a step."""
+
+    group: Group
+    callback: StepCall | None
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A body once per item."""
+
+    over: type[Segments] | type[Crops] | type[Detections]
+    body: Node
+    path: str
+    max_concurrency: int
+    on_error: OnError
+    min_success: float
+    writes: frozenset[type[Artifact]]
+
+
+Node: TypeAlias = StepCall | Chain | Group | Chord | Map
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A definition that can run."""
+
+    root: Chain
+    warnings: tuple[str, ...] = ()
+
+    def calls(self) -> Iterator[StepCall]:
+        """Yield every step call, in the definition's order."""
+        yield from _calls(self.root)
+
+    def reads(self, kind: type[Artifact]) -> bool:
+        """Tell whether some step reads that artifact, be it optionally."""
+        return any(kind in call.step.reads.values() for call in self.calls()) or (
+            any(isinstance(node, Map) for node in _nodes(self.root))
+        )
+
+
+def _calls(node: Node) -> Iterator[StepCall]:
+    return (inner for inner in _nodes(node) if isinstance(inner, StepCall))
+
+
+def _nodes(node: Node) -> Iterator[Node]:
+    yield node
+    match node:
+        case Chain(children=inner) | Group(branches=inner):
+            for child in inner:
+                yield from _nodes(child)
+        case Chord(group=group, callback=callback):
+            yield from _nodes(group)
+            if callback:
+                yield callback
+        case Map(body=body):
+            yield from _nodes(body)
+        case StepCall():
+            pass

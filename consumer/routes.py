@@ -1,0 +1,124 @@
+"""Which bucket notifications start which pipeline: the operator's routes file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, JsonValue, ValidationError
+
+from consumer.pipeline.definition import read_definition
+from consumer.pipeline.problems import Problem, problems_of
+from contracts.base import Contract
+from contracts.pipeline import PipelineDefinition
+
+_RESERVED = re.compile(r"(^|/)(processed|results|models|dead-letters|[a-z0-9_-]+_thumbnails)/")
+
+
+class InvalidRoutes(ValueError):
+    """A routes file that cannot be used; the message lists every problem."""
+
+
+class RouteEntry(Contract):
+    """One route as the file has it."""
+
+    bucket: str
+    prefix: str
+    """Template of the folder; `{tenant_id}` stands for one path segment, and is required."""
+    match: str = ".*"
+    """Regular expression the rest of the name must match as a whole."""
+    pipeline: dict[str, JsonValue]
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    callback: bool | str = True
+    """Whether the backend is called back, or the url to call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route that can be taken."""
+
+    bucket: str
+    pattern: re.Pattern[str]
+    definition: PipelineDefinition
+    raw: Mapping[str, Any]
+    settings: Mapping[str, JsonValue]
+    callback: bool | str
+
+    def tenant_of(self, bucket: str, name: str) -> str | None:
+        """Return whose object it is, if this route takes it."""
+        found = self.pattern.fullmatch(name) if bucket == self.bucket else None
+        return found["tenant_id"] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Every route, in the file's order; the first that fits is taken."""
+
+    routes: Sequence[Route] = ()
+
+    def find(self, bucket: str, name: str) -> tuple[Route, str] | None:
+        """Return the route for an object and its tenant; None when no route takes it."""
+        for route in self.routes:
+            tenant = route.tenant_of(bucket, name)
+            if tenant is not None:
+                return route, tenant
+        return None
+
+
+def is_our_own(name: str) -> bool:
+    """Tell whether an object lies where only the worker writes, or is a folder's placeholder."""
+    return name.endswith("/") or _RESERVED.search(name) is not None
+
+
+def load_routes(path: Path | None) -> Routes:
+    """Read a routes file: `{routes: [{bucket, prefix, match?, pipeline, settings?, callback?}]}`.
+
+    Raises:
+        InvalidRoutes: naming the file and every problem.
+    """
+    if path is None:
+        return Routes()
+    return parse_routes(yaml.safe_load(path.read_text()), str(path))
+
+
+def parse_routes(content: object, where: str) -> Routes:
+    """Return the routes of a file's content.
+
+    Raises:
+        InvalidRoutes: naming the file and every problem.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("routes"), list):
+        raise InvalidRoutes(f"{where}: expected a mapping with the key `routes`: a list")
+    routes: list[Route] = []
+    problems: list[Problem] = []
+    for i, item in enumerate(content["routes"]):
+        try:
+            entry = RouteEntry.model_validate(item)
+        except ValidationError as error:
+            problems += [Problem(f"routes.{i}.{wrong.path}", wrong.message) for wrong in problems_of(error)]
+            continue
+        definition, wrong = read_definition(entry.pipeline)
+        problems += [Problem(f"routes.{i}.pipeline.{problem.path}", problem.message) for problem in wrong]
+        if "{tenant_id}" not in entry.prefix:
+            problems.append(
+                Problem(f"routes.{i}.prefix", "must contain {tenant_id}: the path names the tenant")
+            )
+        elif definition is not None:
+            folder = re.escape(entry.prefix.rstrip("/")).replace(
+                re.escape("{tenant_id}"), "(?P<tenant_id>[^/]+)"
+            )
+            try:
+                pattern = re.compile(f"{folder}/(?:{entry.match})", re.DOTALL)
+            except re.error as error:
+                problems.append(Problem(f"routes.{i}.match", f"not a regular expression: {error}"))
+                continue
+            routes.append(
+                Route(entry.bucket, pattern, definition, entry.pipeline, entry.settings, entry.callback)
+            )
+    if problems:
+        raise InvalidRoutes("\n".join(f"{where}: {problem}" for problem in problems))
+    return Routes(routes)

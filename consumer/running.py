@@ -1,0 +1,115 @@
+"""Running a job's pipeline: fetch the photo, execute, and put the result together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from consumer.fetch import Fetcher, Photo
+from consumer.jobs import Job
+from consumer.models_used import ModelsUsed
+from consumer.patience import Patience
+from consumer.pipeline.execute import execute
+from consumer.pipeline.nodes import Pipeline
+from consumer.pipeline.run import Run
+from consumer.storage import ObjectStore
+from consumer.storage.tenant import TenantFolder
+from consumer.summary import (
+    artifacts_of,
+    classifications_of,
+    detections_of,
+    estimations_of,
+    segments_of,
+    warnings_of,
+)
+from contracts import __version__
+from contracts.result import ImageInfo, ProcessingResult
+from pipeline_steps.artifact import Artifacts
+from pipeline_steps.artifacts import Image
+from pipeline_steps.context import Deadline
+from pipeline_steps.models import Models
+
+
+class Pool(Protocol):
+    """Where warm models come from."""
+
+    def for_job(self, job: Hashable, tenant_id: str) -> Models:
+        """Return the models as one job of one tenant sees them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Runs pipelines, each with its own deadline, folder and report."""
+
+    fetcher: Fetcher
+    store: ObjectStore
+    bucket: str
+    pool: Pool
+    patience: Patience
+    threads: Executor
+    pipeline_timeout: float
+
+    async def run(self, job: Job, pipeline: Pipeline, started: Callable[[Run], None]) -> ProcessingResult:
+        """Return the result of running `pipeline` on the job's photo.
+
+        Args:
+            job: whose photo, and where it is.
+            pipeline: what to do, parsed.
+            started: told of the run, so that the caller knows of threads that outlive it.
+
+        Raises:
+            StepFailed: a step failed and was not allowed to.
+            StepError: the photo could not be fetched.
+        """
+        started_at = datetime.now(UTC)
+        photo = await self._photo(job, pipeline)
+        # Only from here on: an outage that the fetch waited through is not the pipeline's time.
+        deadline = Deadline.after(self.pipeline_timeout)
+        models = ModelsUsed(self.pool.for_job(job.result_id, job.ids.tenant_id))
+        folder = TenantFolder(self.store, self.patience, self.bucket, job.ids.tenant_id, deadline)
+        run = Run(job.info, models, folder, deadline, self.threads)
+        started(run)
+        try:
+            given = Artifacts.of(photo.image) if photo else Artifacts()
+            written = await execute(pipeline.root, given, run)
+        finally:
+            folder.close()
+        return ProcessingResult(
+            result_id=job.result_id,
+            tenant_id=job.ids.tenant_id,
+            session_id=job.ids.session_id,
+            image_id=job.ids.image_id,
+            image_url=job.source.url,
+            image_generation=photo.generation if photo else job.source.generation,
+            status="partial" if run.is_partial else "succeeded",
+            image=_info(photo),
+            segments=segments_of(written, photo.image.width, photo.image.height) if photo else (),
+            detections=detections_of(written),
+            classifications=classifications_of(written),
+            estimations=estimations_of(written, succeeded=not run.is_partial),
+            artifacts=artifacts_of(written),
+            skipped=tuple(run.skipped),
+            steps=tuple(run.steps),
+            models=models.report(),
+            warnings=warnings_of(written, (*job.warnings, *pipeline.warnings)),
+            worker_version=__version__,
+            started_at=started_at,
+            finished_at=datetime.now(UTC),
+        )
+
+    async def _photo(self, job: Job, pipeline: Pipeline) -> Photo | None:
+        if not pipeline.reads(Image):
+            return None
+        return await self.patience.persist(f"bucket {job.source.bucket}", lambda: self.fetcher.fetch(job))
+
+
+def _info(photo: Photo | None) -> ImageInfo | None:
+    if photo is None:
+        return None
+    return ImageInfo(
+        width=photo.image.width, height=photo.image.height, orientation_applied=photo.orientation_applied
+    )

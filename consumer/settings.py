@@ -1,0 +1,150 @@
+"""Configuration: the one place that reads the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AnyHttpUrl,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""Comma-separated in the environment."""
+
+
+class InvalidSettings(ValueError):
+    """The environment cannot be used; the message lists every variable and what it should be."""
+
+
+class Settings(BaseSettings):
+    """Everything a worker is told from outside. Times are seconds, sizes bytes."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # Google Cloud
+    google_cloud_project: str = Field(
+        min_length=1, description="Project of topics, subscription and buckets."
+    )
+    subscription: str = Field(min_length=3, description="Where messages are pulled from: short or full name.")
+    results_topic: str = Field(min_length=3, description="Where results are published.")
+    dead_letter_topic: str = Field(min_length=3, description="Where given-up messages are published.")
+    requests_topic: str | None = Field(None, description="Where `mlworker submit` publishes.")
+    dead_letter_subscription: str | None = Field(None, description="Where dead letters are read for replay.")
+    status_topic: str | None = Field(None, description="Where progress is published, if anywhere.")
+    bucket: str = Field(min_length=3, description="Bucket of the ledger and of stored pictures.")
+    allowed_buckets: Words = Field((), description="Buckets photos may be read from; by default `BUCKET`.")
+    pubsub_emulator_host: str | None = Field(None, description="host:port of a Pub/Sub emulator.")
+    storage_emulator_host: str | None = Field(None, description="URL of a Cloud Storage emulator.")
+
+    # Who may read what
+    image_prefixes: Words = Field(
+        ("{tenant_id}/",),
+        description="Folders photos may lie in: templates over {tenant_id}, {session_id}, {image_id}.",
+    )
+    allow_shared_prefixes: bool = Field(False, description="Allow prefixes without a placeholder.")
+    routes_file: Path | None = Field(
+        None, description="YAML: which bucket notifications start which pipeline."
+    )
+    presets_file: Path | None = Field(None, description="YAML: pipelines by name, for the older message.")
+
+    # Models
+    model_path: str = Field(
+        "demo", description="Folder or gs:// prefix of models.yaml; `demo`: the packaged ones."
+    )
+    devices: Words = Field((), description="Such as `cuda:0,cuda:1`; by default all GPUs, else `cpu`.")
+
+    # The backend
+    backend_url: AnyHttpUrl | None = Field(None, description="Where results are called back.")
+    backend_callback_timeout: PositiveFloat = Field(30.0, description="For one call.")
+    callback_allowed_hosts: Words = Field(
+        (), description="Hosts a message's own callback_url may name; `*.` and `http://` prefixes allowed."
+    )
+    callback_auth: Literal["none", "oidc", "hmac"] = Field("none", description="How callbacks are signed.")
+    callback_hmac_key_file: Path | None = Field(None, description="File with the key, for `hmac`.")
+    callback_not_found_wait: float = Field(
+        120.0, ge=0, description="How long a 404 of the backend is retried: it may publish before it commits."
+    )
+
+    # Limits
+    slots: PositiveInt | None = Field(None, description="Pipelines at a time; by default 4 for each device.")
+    max_attempts: PositiveInt = Field(5, description="Tries of a message whose failures are transient.")
+    hold_timeout: PositiveFloat = Field(7200.0, description="How long an outage is waited through.")
+    pipeline_timeout: PositiveFloat = Field(1800.0, description="For one run of a pipeline.")
+    drain_timeout: PositiveFloat = Field(300.0, description="For work in flight after SIGTERM.")
+    ledger: Literal["on", "off"] = Field("on", description="Off: no record, so plain at-least-once.")
+    max_message_bytes: PositiveInt = Field(10_000_000, description="Largest message that is read.")
+    max_image_bytes: PositiveInt = Field(200_000_000, description="Largest photo that is fetched.")
+    max_image_pixels: PositiveInt = Field(200_000_000, description="Most pixels a photo may have.")
+    claim_check_bytes: PositiveInt = Field(
+        9_000_000, description="Larger results are published by reference."
+    )
+    tenant_concurrency: PositiveInt | None = Field(None, description="Slots one tenant may hold.")
+    failpoints: str | None = Field(None, description="Fault injection; refused outside local mode.")
+
+    # Operation
+    port: int = Field(8080, ge=0, le=65535, description="Of probes and metrics.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe log.")
+    log_format: Literal["json", "console"] = Field("json", description="`console` for people.")
+
+    @field_validator("allowed_buckets", "image_prefixes", "devices", "callback_allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _check_prefixes(self) -> Self:
+        if not self.allow_shared_prefixes:
+            shared = [prefix for prefix in self.image_prefixes if "{" not in prefix]
+            if shared:
+                raise ValueError(
+                    f"IMAGE_PREFIXES: {', '.join(shared)} would let every tenant read the same folder; "
+                    "use {tenant_id} or {session_id}, or set ALLOW_SHARED_PREFIXES=1"
+                )
+        if self.callback_auth == "hmac" and self.callback_hmac_key_file is None:
+            raise ValueError("CALLBACK_HMAC_KEY_FILE: required with CALLBACK_AUTH=hmac")
+        return self
+
+    @property
+    def input_buckets(self) -> frozenset[str]:
+        """Buckets photos may be read from."""
+        return frozenset(self.allowed_buckets or (self.bucket,))
+
+    @property
+    def subscription_path(self) -> str:
+        """Full name of the subscription."""
+        return full_name("subscriptions", self.subscription, self.google_cloud_project)
+
+
+def full_name(collection: str, name: str, project: str) -> str:
+    """Return the full resource name of a topic or subscription given short or full."""
+    return name if name.startswith("projects/") else f"projects/{project}/{collection}/{name}"
+
+
+def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
+    """Read the environment.
+
+    Raises:
+        InvalidSettings: naming every variable that is missing or wrong.
+    """
+    try:
+        return Settings(**(overrides or {}))  # type: ignore[arg-type]  # the environment gives the rest
+    except ValidationError as error:
+        lines = []
+        for detail in error.errors(include_url=False):
+            name = ".".join(str(part) for part in detail["loc"]).upper()
+            message = (
+                "required" if detail["type"] == "missing" else detail["msg"].removeprefix("Value error, ")
+            )
+            lines.append(f"{name}: {message}" if name else message)
+        raise InvalidSettings("\n".join(lines)) from error

@@ -1,0 +1,348 @@
+"""The object store as Cloud Storage, or an emulator that speaks its JSON API.
+
+What is done here beyond Google's client:
+
+- **Uploads are single requests**, whatever their size. The client turns to resumable uploads over 8 MB,
+  for which an emulator ignores preconditions, and a photo is one request's worth anyway.
+- **Downloads are checked by us**: size and CRC-32C of what arrived against the object's own. The client
+  checks neither when it resumed a broken download, nor when a proxy dropped the header.
+- **A 404 says which is missing**, the object (permanent) or the bucket (the operator's to mend).
+
+The client is synchronous; its calls run in threads of this store's own, so that a slow store cannot take the
+threads of the steps. A call that is cancelled ends in its thread, unheard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import http.client
+import io
+import json
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import google.auth
+import requests
+import urllib3
+from google.api_core import exceptions as api
+from google.auth import exceptions as auth
+from google.auth.credentials import AnonymousCredentials
+from google.auth.transport.requests import AuthorizedSession
+from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
+from consumer.storage.checksum import crc32c
+from consumer.storage.object_names import check_object_name
+from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
+
+_ENDPOINT = "https://storage.googleapis.com"
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+_CONNECT_TIMEOUT_S = 5.0
+_READ_TRIES = 3
+_BUCKET_KNOWN_S = 60.0
+_PAGE = 1000
+
+T = TypeVar("T")
+
+
+class GcsStore:
+    """An `ObjectStore` over google-cloud-storage; one client for its whole life.
+
+    Args:
+        project: the Google Cloud project; None where only objects are touched.
+        emulator: `http://host:port` of an emulator, which is spoken to without credentials.
+        threads: calls that run at once; more wait.
+        timeout_s: how long one request may be silent.
+        retry_s: how long one operation is retried; 0 tries once.
+
+    Raises:
+        StoreMisconfigured: there are no credentials.
+    """
+
+    def __init__(
+        self,
+        project: str | None,
+        emulator: str | None = None,
+        *,
+        threads: int = 16,
+        timeout_s: float = 60.0,
+        retry_s: float = 30.0,
+    ) -> None:
+        try:
+            credentials = _credentials(anonymous=emulator is not None)
+        except auth.DefaultCredentialsError as error:
+            raise StoreMisconfigured(f"no credentials for Cloud Storage: {error}") from error
+        self._endpoint = _ENDPOINT
+        if emulator:
+            self._endpoint = emulator.rstrip("/") if "://" in emulator else f"http://{emulator}"
+        self._session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+        # As many kept connections as threads: the default of ten would open and drop the others.
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=threads)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+        # The endpoint is always named: left out, the client would look for one in the environment.
+        self._client = storage.Client(
+            project, credentials, _http=self._session, client_options={"api_endpoint": self._endpoint}
+        )
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="gcs-store")
+        self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
+        self._retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=5.0, multiplier=2.0).with_timeout(retry_s)
+        self._bucket_seen: dict[str, float] = {}
+
+    async def stat(self, bucket: str, name: str, *, generation: int | None = None) -> ObjectInfo:
+        """See `ObjectStore.stat`."""
+        return await self._in_thread(self._stat, bucket, name, generation)
+
+    async def read(
+        self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
+        """See `ObjectStore.read`; the bytes are as stored, also where they were stored compressed."""
+        return await self._in_thread(self._read, bucket, name, generation, max_bytes)
+
+    async def write(
+        self,
+        bucket: str,
+        name: str,
+        data: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        metadata: Mapping[str, str] | None = None,
+        if_generation_match: int | None = None,
+    ) -> ObjectInfo:
+        """See `ObjectStore.write`."""
+        resource = {
+            "name": name,
+            "contentType": content_type,
+            "metadata": dict(metadata or {}),
+            "crc32c": crc32c(data),
+        }
+        return await self._in_thread(self._write, bucket, resource, data, if_generation_match)
+
+    async def delete(self, bucket: str, name: str, *, if_generation_match: int | None = None) -> None:
+        """See `ObjectStore.delete`."""
+        await self._in_thread(self._delete, bucket, name, if_generation_match)
+
+    async def list(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        token: str | None = None
+        while True:
+            infos, token = await self._in_thread(self._page, bucket, prefix, token, _PAGE)
+            for info in infos:
+                yield info
+            if token is None:
+                return
+
+    async def close(self) -> None:
+        """Wait for the calls under way, then close the connections."""
+        await asyncio.to_thread(self._executor.shutdown)
+        self._client.close()
+
+    async def _in_thread(self, call: Callable[..., T], /, *args: object) -> T:
+        bound = functools.partial(contextvars.copy_context().run, call, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, bound)
+
+    # ------------------------------------------------------------------ in a thread, from here on
+
+    def _stat(self, bucket: str, name: str, generation: int | None) -> ObjectInfo:
+        with self._errors("reading", bucket, name):
+            blob = self._blob(bucket, name, generation)
+            blob.reload(timeout=self._timeout, retry=self._retry)
+        return _info(blob)
+
+    def _read(self, bucket: str, name: str, generation: int | None, max_bytes: int | None) -> StoredObject:
+        for _ in range(_READ_TRIES):
+            info = self._stat(bucket, name, generation)
+            if max_bytes is not None and info.size > max_bytes:
+                raise InvalidInput(f"{info.url} has {info.size} bytes, at most {max_bytes} are read")
+            try:
+                data = self._download(info)
+            except ObjectMissing:
+                if generation is not None:
+                    raise
+                wrong = "it was replaced meanwhile"  # whether it is still there, the next `_stat` says
+                continue
+            checksum = crc32c(data)
+            if (len(data), checksum) == (info.size, info.crc32c):
+                return StoredObject(info, data)
+            wrong = f"{len(data)} bytes of CRC-32C {checksum} came, not {info.size} of {info.crc32c}"
+        raise StoreUnavailable(f"reading gs://{bucket}/{name} failed {_READ_TRIES} times: {wrong}")
+
+    def _download(self, info: ObjectInfo) -> bytes:
+        buffer = io.BytesIO()
+        with self._errors("reading", info.bucket, info.name):
+            self._blob(info.bucket, info.name, info.generation).download_to_file(
+                buffer, raw_download=True, checksum=None, timeout=self._timeout, retry=self._retry
+            )
+        return buffer.getvalue()  # shares the buffer's memory
+
+    def _write(
+        self, bucket: str, resource: Mapping[str, Any], data: bytes, expected: int | None
+    ) -> ObjectInfo:
+        name, sent = resource["name"], resource["crc32c"]
+        tries = 0
+
+        def upload() -> ObjectInfo:
+            nonlocal tries
+            tries += 1
+            return self._upload(bucket, resource, data, expected)
+
+        with self._errors("writing", bucket, name):
+            _check_name(name)
+            try:
+                info: ObjectInfo = self._retry(upload)()
+            except api.PreconditionFailed:
+                applied = self._applied_by_an_earlier_try(bucket, name, sent) if tries > 1 else None
+                if applied is None:
+                    raise
+                return applied
+        if info.crc32c != sent:
+            raise StoreUnavailable(f"{info.url} was stored with CRC-32C {info.crc32c}, {sent} was sent")
+        return info
+
+    def _applied_by_an_earlier_try(self, bucket: str, name: str, sent: str) -> ObjectInfo | None:
+        """Return the object if it holds the very bytes of a conditional write that we had to repeat.
+
+        The first try's answer was lost, but the write may have been applied: then the second is refused
+        because of the first. Without a repeat, equal bytes are another writer's.
+        """
+        try:
+            info = self._stat(bucket, name, None)
+        except ObjectMissing:
+            return None
+        return info if info.crc32c == sent else None
+
+    def _upload(
+        self, bucket: str, resource: Mapping[str, Any], data: bytes, expected: int | None
+    ) -> ObjectInfo:
+        """Send metadata and bytes in one request, as the JSON API's `uploadType=multipart`."""
+        boundary = uuid.uuid4().hex
+        head = (
+            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(resource)}\r\n"
+            f"--{boundary}\r\nContent-Type: {resource['contentType']}\r\n\r\n"
+        )
+        params = {"uploadType": "multipart"}
+        if expected is not None:
+            params["ifGenerationMatch"] = str(expected)
+        response = self._session.post(
+            f"{self._endpoint}/upload/storage/v1/b/{quote(bucket, safe='')}/o",
+            params=params,
+            data=b"".join((head.encode(), data, f"\r\n--{boundary}--\r\n".encode())),
+            headers={"Content-Type": f'multipart/related; boundary="{boundary}"'},
+            timeout=self._timeout,
+        )
+        if not response.ok:
+            raise api.from_http_response(response)  # type: ignore[no-untyped-call]
+        stored = response.json()
+        return ObjectInfo(
+            bucket,
+            resource["name"],
+            int(stored["generation"]),
+            int(stored["size"]),
+            stored.get("contentType", resource["contentType"]),
+            stored.get("metadata", {}),
+            stored.get("crc32c", ""),
+        )
+
+    def _delete(self, bucket: str, name: str, expected: int | None) -> None:
+        try:
+            with self._errors("deleting", bucket, name):
+                self._blob(bucket, name, None).delete(
+                    if_generation_match=expected, timeout=self._timeout, retry=self._retry
+                )
+        except ObjectMissing:
+            return
+
+    def _page(
+        self, bucket: str, prefix: str, token: str | None, size: int
+    ) -> tuple[Sequence[ObjectInfo], str | None]:
+        with self._errors("listing", bucket, prefix):
+            found = self._client.list_blobs(
+                bucket,
+                prefix=prefix,
+                page_token=token,
+                page_size=size,
+                timeout=self._timeout,
+                retry=self._retry,
+            )
+            page = next(found.pages, ())
+            return [_info(blob) for blob in page], found.next_page_token
+
+    def _blob(self, bucket: str, name: str, generation: int | None) -> storage.Blob:
+        _check_name(name)
+        return self._client.bucket(bucket).blob(name, generation=generation)
+
+    @contextmanager
+    def _errors(self, doing: str, bucket: str, name: str) -> Iterator[None]:
+        """Translate what Google's libraries raise into our errors, and remember that the bucket is there."""
+        url = f"gs://{bucket}/{name}"
+        try:
+            yield
+            self._bucket_seen[bucket] = time.monotonic()
+        except api.NotFound as error:
+            if doing in {"reading", "deleting"} and self._has(bucket):
+                raise ObjectMissing(f"{url} does not exist") from error
+            raise StoreMisconfigured(f"{doing} {url}: there is no bucket {bucket!r}") from error
+        except api.PreconditionFailed as error:
+            raise PreconditionFailed(f"{doing} {url}: {error.message}") from error
+        except (api.Unauthorized, api.Forbidden) as error:
+            raise StoreMisconfigured(f"{doing} {url}: {error.message}") from error
+        except api.BadRequest as error:
+            if "crc32c" in error.message.lower():  # damaged on the way
+                raise StoreUnavailable(f"{doing} {url}: {error.message}") from error
+            raise InvalidInput(f"{doing} {url}: {error.message}") from error
+        except auth.GoogleAuthError as error:
+            if isinstance(error, auth.TransportError) or error.retryable:
+                raise StoreUnavailable(f"{doing} {url}: no token to be had: {error}") from error
+            raise StoreMisconfigured(f"{doing} {url}: {error}") from error
+        except (
+            api.GoogleAPIError, requests.RequestException, urllib3.exceptions.HTTPError,
+            http.client.HTTPException, OSError,
+        ) as error:  # fmt: skip
+            raise StoreUnavailable(f"{doing} {url}: {error}") from error
+
+    def _has(self, bucket: str) -> bool:
+        """Ask whether the bucket exists, unless it answered a moment ago.
+
+        By listing, since a worker may read objects without the right to see the bucket itself.
+        """
+        if time.monotonic() - self._bucket_seen.get(bucket, -math.inf) < _BUCKET_KNOWN_S:
+            return True
+        try:
+            self._page(bucket, "", None, size=1)
+        except StoreMisconfigured as error:
+            return isinstance(error.__cause__, api.Forbidden)
+        return True
+
+
+def _check_name(name: str) -> None:
+    check_object_name(name)
+    if name in {".", ".."}:  # no such objects; and in a URL they would lead to the bucket itself
+        raise InvalidInput(f"{name!r} cannot name an object in Cloud Storage")
+
+
+def _credentials(*, anonymous: bool) -> Any:
+    # Typed `Any`: google-auth annotates its classes in part.
+    if anonymous:
+        return AnonymousCredentials()  # type: ignore[no-untyped-call]
+    return google.auth.default(scopes=[_SCOPE])[0]
+
+
+def _info(blob: storage.Blob) -> ObjectInfo:
+    return ObjectInfo(
+        blob.bucket.name,
+        blob.name,
+        int(blob.generation),
+        int(blob.size),
+        blob.content_type or "application/octet-stream",
+        blob.metadata or {},
+        blob.crc32c or "",
+    )

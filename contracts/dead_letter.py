@@ -1,0 +1,38 @@
+"""The attributes a dead letter carries beside the original message's own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from contracts.base import Contract
+
+PREFIX = "mlworker-"
+
+
+class DeadLetterAttributes(Contract):
+    """Why a message was given up; each field travels as the attribute `mlworker-<name>`, in text."""
+
+    error_code: str
+    error_class: str
+    error_message: str
+    step_path: str | None = None
+    attempts: int = Field(ge=0)
+    source_subscription: str
+    source_message_id: str
+    source_publish_time: datetime
+    result_id: str | None = None
+    worker_version: str
+    trace_id: str | None = None
+    failed_at: datetime
+    replay_count: int = 0
+    claim_check: str | None = None
+    """`gs://` url of the original body and attributes, when they do not fit beside these."""
+
+
+class StoredMessage(Contract):
+    """A message too large for the dead-letter topic, as it is kept in the bucket."""
+
+    data_base64: str
+    attributes: dict[str, str]

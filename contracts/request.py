@@ -1,0 +1,79 @@
+"""What the backend publishes: one photo to process."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue
+
+from contracts.base import Contract
+from contracts.pipeline import PipelineDefinition
+
+RESERVED_TENANTS = frozenset({"models", "results", "processed", "originals", "dead-letters"})
+"""Names that are folders of ours, or would be read as one."""
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OBJECT_URL = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/(?P<name>.+)", re.DOTALL)
+
+
+def check_tenant_id(value: str) -> str:
+    """Return `value` if it may name a tenant, else raise a `ValueError` that says what may."""
+    if not _TENANT.fullmatch(value):
+        raise ValueError(
+            "a tenant id is 1 to 64 letters, digits, '.', '_' or '-', and starts with a letter or digit"
+        )
+    if value.lower() in RESERVED_TENANTS:
+        raise ValueError(f"{value!r} is the name of a folder of the worker's and cannot be a tenant")
+    return value
+
+
+def split_object_url(url: str) -> tuple[str, str]:
+    """Return bucket and object name of `gs://bucket/name`, else raise a `ValueError`."""
+    match = _OBJECT_URL.fullmatch(url)
+    if match is None:
+        raise ValueError("expected gs://bucket/path/of/the/object")
+    return match["bucket"], match["name"]
+
+
+def _check_object_url(url: str) -> str:
+    split_object_url(url)
+    return url
+
+
+TenantId = Annotated[str, AfterValidator(check_tenant_id)]
+ObjectUrl = Annotated[str, Field(max_length=2048), AfterValidator(_check_object_url)]
+
+
+class ProcessingRequest(Contract):
+    """One photo, and the pipeline to run on it.
+
+    Unknown top-level keys are kept in `model_extra`, reported and otherwise ignored: the backend may be
+    newer than the worker.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    tenant_id: TenantId
+    session_id: UUID
+    image_id: UUID
+    image_url: ObjectUrl
+    pipeline_definition: PipelineDefinition
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Defaults for the parameters of steps that declare to read them; `null` means unset."""
+    callback_url: str | None = Field(default=None, max_length=2048)
+
+
+class NamedPipelineRequest(Contract):
+    """The backend's older message: the pipeline is a preset's name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tenant_id: TenantId
+    session_id: UUID
+    image_id: UUID
+    image_url: ObjectUrl
+    pipeline: str = Field(min_length=1, max_length=64)
+    options: dict[str, JsonValue] | None = None
+    callback_url: str | None = Field(default=None, max_length=2048)

@@ -1,0 +1,1 @@
+"""Steps that count, size, filter and estimate what was found."""

@@ -1,0 +1,129 @@
+"""What a step asks of models, whoever runs them: numpy in, numpy out, in the frame of the pixels given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline_steps.artifact import NOTHING, Ids
+from pipeline_steps.artifacts import Boxes, Detections, Image, Mask, Pixels, Scores
+
+
+class ModelKind(StrEnum):
+    """What a model does; each kind has one call in `Models`."""
+
+    DETECTION = "detection"
+    SAM = "sam"
+    INSTANCE = "instance"
+    SEMANTIC = "semantic"
+    CLASSIFICATION = "classification"
+    EMBEDDING = "embedding"
+    TORCHSCRIPT = "torchscript"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What the manifest says of a model; known without loading it."""
+
+    name: str
+    kind: ModelKind
+    version: str
+    sha256: str
+    classes: tuple[str, ...]
+    threshold: float
+    """Score under which an answer is dropped, unless the step says otherwise."""
+    input_size: int
+    """The longer side, in pixels, of what the model is shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class LocalBoxes:
+    """Boxes in the frame of the pixels the model was given; only `in_image` makes detections of them."""
+
+    xyxy: Boxes
+    score: Scores
+    label: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> LocalBoxes:
+        """Return the chosen rows."""
+        return LocalBoxes(self.xyxy[rows], self.score[rows], self.label[rows])
+
+    def above(self, score: float) -> LocalBoxes:
+        """Return the boxes scored at least `score`."""
+        return self.take(self.score >= score)
+
+    def in_image(self, image: Image, ids: Ids, *, segment: int = NOTHING) -> Detections:
+        """Return the boxes as detections, moved to the full image by the place `image` was cut from."""
+        origin = np.array([image.x, image.y, image.x, image.y], np.float32)
+        return Detections(
+            ids, self.xyxy + origin, self.score, self.label, np.full(len(self), segment, np.int64)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LocalMasks:
+    """Masks in the frame of the pixels the model was given, one per row."""
+
+    mask: tuple[Mask, ...]
+    score: Scores
+    """The model's own estimate of each mask's IoU, or its score."""
+    label: npt.NDArray[np.str_]
+    """Empty strings where the model has no classes."""
+    xyxy: Boxes
+
+
+class ImageEmbedding(Protocol):
+    """A picture as a promptable model has seen it: opaque, and bound to the pixels it was made from."""
+
+
+class Models(Protocol):
+    """The warm models. Calls of many messages share batches; each returns one answer per item, in order.
+
+    All raise `ModelUnavailable`, `ModelMismatch` (the model is of another kind) and `DeviceOverloaded`.
+    """
+
+    def spec(self, name: str) -> ModelSpec:
+        """Return what the manifest says of the model."""
+        ...
+
+    async def detect(self, name: str, images: Sequence[Pixels]) -> list[LocalBoxes]:
+        """Return what a `detection` model finds in each image, sorted by descending score."""
+        ...
+
+    async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
+        """Return each image's probabilities over the model's classes, (classes,), summing to 1."""
+        ...
+
+    async def instances(self, name: str, images: Sequence[Pixels]) -> list[LocalMasks]:
+        """Return the masks an `instance` model finds in each image."""
+        ...
+
+    async def semantic(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.int16]]:
+        """Return each image's class per pixel, (height, width): an index into `classes`, -1 for none."""
+        ...
+
+    async def embed(self, name: str, images: Sequence[Pixels]) -> list[ImageEmbedding]:
+        """Return each image as a `sam` model sees it, to be prompted by `masks_of_boxes` and the like."""
+        ...
+
+    async def masks_of_boxes(self, name: str, embedding: ImageEmbedding, boxes: Boxes) -> LocalMasks:
+        """Return the best mask for each box (in the frame of the embedded image), in order."""
+        ...
+
+    async def masks_of_points(
+        self, name: str, embedding: ImageEmbedding, points: npt.NDArray[np.float32]
+    ) -> LocalMasks:
+        """Return the best of the three masks for each point (n, 2), in order."""
+        ...
+
+
+ModelCatalogue = Mapping[str, ModelSpec]
+"""Every model of the manifest, by name."""

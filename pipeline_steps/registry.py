@@ -1,0 +1,253 @@
+"""How a step is declared: one function and one decorator.
+
+The function's signature is its declaration: artifacts in (`X | None` is optional), a params model, the
+context; artifacts out. It is checked when the module is imported, and the function stays as it is, so a test
+can call it with no engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from types import MappingProxyType, ModuleType, NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_steps.artifact import Artifact
+from pipeline_steps.context import StepContext
+from pipeline_steps.models import ModelCatalogue
+
+Kinds = frozenset[type[Artifact]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is known where a step stands, when its parameters are checked."""
+
+    models: ModelCatalogue | None
+    """None when no manifest is at hand: then nothing is said of models."""
+    inside_map: bool
+    segment_labels: frozenset[str] | None
+    """The labels that the segments seen here can have; None when unknown."""
+
+
+class StepParams(BaseModel):
+    """What a pipeline author may set on a step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def needs(self) -> Kinds:
+        """Return the inputs that these values need beside those the signature requires."""
+        return frozenset()
+
+    def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Yield (parameter, what is wrong and what was expected) for what only the scope can tell."""
+        del scope
+        yield from ()
+
+    def segment_labels(self, scope: Scope) -> frozenset[str] | None:
+        """Return the labels of the segments this step writes; None when unknown."""
+        return scope.segment_labels
+
+
+def setting(name: str, default: Any, **field: Any) -> Any:
+    """Declare a parameter that takes its value from the message's setting `name` when no kwarg gives one."""
+    return Field(default=default, json_schema_extra={"setting": name}, **field)
+
+
+def settings_read_by(params: type[StepParams]) -> Mapping[str, str]:
+    """Return which setting each parameter reads: setting name to parameter name."""
+    found: dict[str, str] = {}
+    for name, info in params.model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and isinstance(extra.get("setting"), str):
+            found[str(extra["setting"])] = name
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A registered step: the function, and what its signature promises."""
+
+    name: str
+    run: Callable[..., Any]
+    params: type[StepParams]
+    reads: Mapping[str, type[Artifact]]
+    """Argument name to artifact."""
+    optional: frozenset[str]
+    writes: tuple[type[Artifact], ...]
+    params_argument: str | None
+    context_argument: str | None
+
+    @property
+    def requires(self) -> Kinds:
+        """The artifacts it cannot do without."""
+        return frozenset(kind for argument, kind in self.reads.items() if argument not in self.optional)
+
+    @property
+    def refines(self) -> Kinds:
+        """The artifacts it both reads and writes: their things keep their ids, so nothing goes stale."""
+        return frozenset(self.writes) & frozenset(self.reads.values())
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.run) or "").partition("\n")[0]
+
+
+class InvalidStep(TypeError):
+    """A step function whose signature the registry cannot read."""
+
+
+@dataclass
+class StepRegistry:
+    """The steps a pipeline may name."""
+
+    _steps: dict[str, Step] = field(default_factory=dict)
+    _ignored: dict[str, str] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._steps
+
+    def __getitem__(self, name: str) -> Step:
+        return self._steps[name]
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self._steps[name] for name in self.names())
+
+    def names(self) -> list[str]:
+        """Return the steps' names, sorted."""
+        return sorted(self._steps)
+
+    def add(self, step: Step) -> None:
+        """Register a step.
+
+        Raises:
+            InvalidStep: another step has that name.
+        """
+        known = self._steps.get(step.name)
+        if known is not None and known.run is not step.run:
+            raise InvalidStep(
+                f"two steps are named {step.name!r}: {_where(known.run)} and {_where(step.run)}"
+            )
+        self._steps[step.name] = step
+
+    def ignore(self, name: str, reason: str) -> None:
+        """Let pipelines name a step that no longer does anything; they get `reason` as a warning."""
+        self._ignored[name] = reason
+
+    @property
+    def ignored(self) -> Mapping[str, str]:
+        """Names that are accepted and do nothing, with the reason."""
+        return MappingProxyType(self._ignored)
+
+    def known_settings(self) -> frozenset[str]:
+        """Return every setting that some step reads."""
+        return frozenset(name for step in self for name in settings_read_by(step.params))
+
+
+STEPS = StepRegistry()
+"""Where `@step` registers when no other registry is given."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def step(name: str, *, registry: StepRegistry = STEPS) -> Callable[[F], F]:
+    """Register a function as the step `name`; the function itself is unchanged."""
+
+    def register(function: F) -> F:
+        registry.add(_read_signature(name, function))
+        return function
+
+    return register
+
+
+def load_steps(
+    packages: Iterable[str] = ("vision", "image", "findings"), *, plugins: bool = True
+) -> StepRegistry:
+    """Import every step of ours and of installed plug-ins, and return the registry they are in.
+
+    A plug-in names a module in the entry-point group `mlworker.steps`; importing it registers its steps.
+    """
+    for package in packages:
+        _import_all(importlib.import_module(f"pipeline_steps.{package}"))
+    if plugins:
+        for plugin in entry_points(group="mlworker.steps"):
+            plugin.load()
+    STEPS.ignore(
+        "send_results_backend", "delivery is the worker's own job: every result is published and called back"
+    )
+    return STEPS
+
+
+def _import_all(package: ModuleType) -> None:
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+
+
+def _read_signature(name: str, function: Callable[..., Any]) -> Step:
+    hints = get_type_hints(function)
+    returned = hints.pop("return", NoneType)
+    reads: dict[str, type[Artifact]] = {}
+    optional: set[str] = set()
+    params: type[StepParams] = StepParams
+    params_argument = context_argument = None
+
+    for argument in inspect.signature(function).parameters:
+        kind, is_optional = _strip_none(hints.get(argument))
+        if not isinstance(kind, type):
+            raise InvalidStep(f"step {name!r}: argument {argument!r} needs a plain type, got {kind!r}")
+        if issubclass(kind, StepParams):
+            params, params_argument = kind, argument
+        elif issubclass(kind, StepContext):
+            context_argument = argument
+        elif issubclass(kind, Artifact):
+            reads[argument] = kind
+            if is_optional:
+                optional.add(argument)
+        else:
+            raise InvalidStep(
+                f"step {name!r}: argument {argument!r} is a {kind.__name__}, "
+                "not an artifact, params or context"
+            )
+
+    writes = _artifacts_of(name, returned)
+    return Step(
+        name,
+        function,
+        params,
+        MappingProxyType(reads),
+        frozenset(optional),
+        writes,
+        params_argument,
+        context_argument,
+    )
+
+
+def _artifacts_of(name: str, returned: Any) -> tuple[type[Artifact], ...]:
+    kinds = (
+        () if returned is NoneType else get_args(returned) if get_origin(returned) is tuple else (returned,)
+    )
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Artifact)):
+            raise InvalidStep(f"step {name!r} returns {kind!r}: expected artifacts, a tuple of them, or None")
+    if len(set(kinds)) < len(kinds):
+        raise InvalidStep(f"step {name!r} returns the same artifact twice")
+    return tuple(kinds)
+
+
+def _strip_none(hint: Any) -> tuple[Any, bool]:
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        if len(kinds) == 1:
+            return kinds[0], True
+    return hint, False
+
+
+def _where(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

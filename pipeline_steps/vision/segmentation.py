@@ -1,0 +1,208 @@
+"""Find the regions of the picture: beds, trays, or whatever a model tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+from pydantic import Field
+
+from pipeline_steps.artifacts import Image, Mask, Segments
+from pipeline_steps.checks import class_problems, model_classes, model_problems
+from pipeline_steps.context import StepContext
+from pipeline_steps.geometry import suppress
+from pipeline_steps.models import ModelKind
+from pipeline_steps.names import Names
+from pipeline_steps.registry import Scope, StepParams, step
+from pipeline_steps.vision import candidates
+from pipeline_steps.vision.candidates import Candidates
+
+Mode: TypeAlias = Literal["prompted", "automatic", "instance", "semantic"]
+
+UNNAMED = "object"
+"""The label of what SAM finds by itself and no classifier names."""
+
+
+class SegmentationParams(StepParams):
+    """Which models, in which way, and what is kept."""
+
+    mode: Mode = Field(
+        default="prompted",
+        description="`prompted`: a detector finds and names, SAM gives the masks. `automatic`: SAM finds by "
+        "itself, from a grid of points. `instance`, `semantic`: a model of that kind does all.",
+    )
+    model: str | None = Field(
+        default=None,
+        description="The model that gives the masks. Unset: `sam`; `instance` and `semantic` need a name.",
+    )
+    detector: str = Field(default="containers", description="`prompted`: the detector of regions.")
+    classifier: str | None = Field(
+        default=None, description="`automatic`: a classifier that names the regions. Unset: all are `object`."
+    )
+    confidence: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least score, 0 to 1, of the detector (`prompted`), the model (`instance`) or the "
+        "classifier (`automatic`). Unset: that model's own threshold.",
+    )
+    classes: Names | None = Field(default=None, description="Keep only these labels. Unset: all.")
+    masks: bool = Field(
+        default=True, description="Give each segment its mask. Without, `prompted` needs no SAM: boxes only."
+    )
+    points_per_side: int = Field(
+        default=16, ge=1, le=64, description="`automatic`: points of the grid along each side."
+    )
+    pred_iou_thresh: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="`automatic`: least quality, 0 to 1, that SAM gives its mask. Unset: the model's own.",
+    )
+    box_nms_thresh: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Of two regions whose boxes overlap (intersection over union) by at least this, the "
+        "better one is kept, whatever their labels. Not for `semantic`.",
+    )
+    min_area: float = Field(
+        default=0.0005,
+        ge=0,
+        le=1,
+        description="`automatic`, `semantic`: smallest region kept, a share of the picture's area, 0 to 1.",
+    )
+
+    @property
+    def mask_model(self) -> str:
+        """The model that gives the masks."""
+        return self.model or "sam"
+
+    def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Check the models that this mode uses, and the classes asked for."""
+        if self.mode in ("instance", "semantic"):
+            if self.model is None:
+                yield "model", f"mode {self.mode!r} needs the name of a model of that kind"
+                return
+            yield from model_problems(scope, "model", self.model, ModelKind(self.mode))
+        elif self.masks or self.mode == "automatic":
+            yield from model_problems(scope, "model", self.mask_model, ModelKind.SAM)
+        if self.mode == "prompted":
+            yield from model_problems(scope, "detector", self.detector, ModelKind.DETECTION)
+        if self.mode == "automatic" and self.classifier is not None:
+            yield from model_problems(scope, "classifier", self.classifier, ModelKind.CLASSIFICATION)
+        namer = self._namer()
+        if namer is not None:
+            yield from class_problems(scope, "classes", namer, self.classes)
+
+    def segment_labels(self, scope: Scope) -> frozenset[str] | None:
+        """The classes of the model that names the segments, or `object`."""
+        namer = self._namer()
+        return frozenset({UNNAMED}) if namer is None else model_classes(scope, namer, self.classes)
+
+    def _namer(self) -> str | None:
+        match self.mode:
+            case "prompted":
+                return self.detector
+            case "automatic":
+                return self.classifier
+            case "instance" | "semantic":
+                return self.mask_model
+
+
+@step("segmentation")
+async def segment(image: Image, params: SegmentationParams, ctx: StepContext) -> Segments:
+    """Find the regions of the picture, largest first.
+
+    `prompted`: the detector gives class, score and box, SAM the mask in each box. `automatic`: SAM's masks of
+    a grid of points, those above `pred_iou_thresh`, each region once; scored by the classifier, or by SAM
+    itself. `instance`: the model's masks. `semantic`: the connected regions (4-connected) of each class,
+    scored 1.
+
+    Boxes and masks are full-image pixels; `area_px` is the mask's where there is one, else the box's. A
+    region in whose box SAM sees nothing keeps its box and has no mask.
+
+    Raises:
+        DeadlineExceeded: the time was over between two calls to a model.
+        ModelUnavailable, ModelMismatch, DeviceOverloaded: from the models.
+    """
+    match params.mode:
+        case "prompted":
+            found = await _prompted(image, params, ctx)
+        case "automatic":
+            found = await _automatic(image, params, ctx)
+        case "instance":
+            found = await _instances(image, params, ctx)
+        case "semantic":
+            found = await _semantic(image, params, ctx)
+    return _segments(found, image, params, ctx)
+
+
+async def _prompted(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
+    threshold = ctx.models.spec(params.detector).threshold
+    boxes = (await ctx.models.detect(params.detector, [image.pixels]))[0]
+    found = candidates.of_boxes(boxes.above(threshold if params.confidence is None else params.confidence))
+    found = found.of_classes(params.classes)
+    # One region may be two classes to a detector; as two segments its plants would be counted twice.
+    found = found.take(suppress(found.xyxy, found.score, params.box_nms_thresh))
+    if not params.masks or not len(found):
+        return found
+    ctx.deadline.check()
+    embedding = (await ctx.models.embed(params.mask_model, [image.pixels]))[0]
+    return await candidates.with_masks(found, params.mask_model, embedding, image, ctx)
+
+
+async def _automatic(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
+    least = ctx.models.spec(params.mask_model).threshold
+    embedding = (await ctx.models.embed(params.mask_model, [image.pixels]))[0]
+    found = await candidates.of_grid(
+        params.mask_model,
+        embedding,
+        image,
+        ctx,
+        points_per_side=params.points_per_side,
+        min_score=least if params.pred_iou_thresh is None else params.pred_iou_thresh,
+        min_area=params.min_area * image.width * image.height,
+        overlap=params.box_nms_thresh,
+        masks=params.masks,
+        label=UNNAMED,
+    )
+    if params.classifier is None or not len(found):
+        return found.of_classes(params.classes)
+    spec = ctx.models.spec(params.classifier)
+    ctx.deadline.check()
+    shown = [Image(image.pixels).crop(box).pixels for box in found.xyxy]
+    likely = np.stack(await ctx.models.classify(params.classifier, shown))
+    named = replace(found, label=np.array(spec.classes)[likely.argmax(1)], score=likely.max(1))
+    least = spec.threshold if params.confidence is None else params.confidence
+    return named.take(named.score >= least).of_classes(params.classes)
+
+
+async def _instances(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
+    threshold = ctx.models.spec(params.mask_model).threshold
+    found = candidates.of_masks((await ctx.models.instances(params.mask_model, [image.pixels]))[0])
+    found = found.take(found.score >= (threshold if params.confidence is None else params.confidence))
+    found = found.of_classes(params.classes)
+    return found.take(suppress(found.xyxy, found.score, params.box_nms_thresh))
+
+
+async def _semantic(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
+    spec = ctx.models.spec(params.mask_model)
+    classes = (await ctx.models.semantic(params.mask_model, [image.pixels]))[0]
+    found = await candidates.of_class_map(
+        classes, spec.classes, min_area=params.min_area * image.width * image.height
+    )
+    return found.of_classes(params.classes)
+
+
+def _segments(found: Candidates, image: Image, params: SegmentationParams, ctx: StepContext) -> Segments:
+    """Return the candidates in full-image pixels, largest first."""
+    found = found.take(np.argsort(-found.area, kind="stable"))
+    corner = np.array([image.x, image.y, image.x, image.y], np.float32)
+    masks: tuple[Mask | None, ...] = tuple(
+        Mask(mask.bits, mask.x + image.x, mask.y + image.y) if params.masks and mask is not None else None
+        for mask in found.mask
+    )
+    return Segments(ctx.ids(len(found)), found.xyxy + corner, found.score, found.label, found.area, masks)

@@ -1,0 +1,177 @@
+"""Our SAM against stock's, with the same weights."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+
+from consumer.models.masks import sam_stretch, stretched_mask
+from consumer.models.runner import MaskFound, Prompt
+from consumer.models.sam import SamEmbedding, SamRunner
+from pipeline_steps.artifacts import Mask, Pixels
+from pipeline_steps.errors import ModelUnavailable
+from pipeline_steps.models import ModelKind
+
+from .conftest import network, photo, spec
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return network("sam_small")
+
+
+@pytest.fixture
+def runner(sam: Sam) -> SamRunner:
+    return SamRunner(sam, spec(ModelKind.SAM), CPU, 4)
+
+
+def embed(runner: SamRunner, *pictures: Pixels) -> list[SamEmbedding]:
+    return runner.run([runner.prepare(picture) for picture in pictures])  # type: ignore[return-value]
+
+
+def ask(runner: SamRunner, embedding: SamEmbedding, prompts: list[list[float]]) -> list[MaskFound]:
+    return runner.run([Prompt(embedding, np.array(at, np.float32)) for at in prompts])  # type: ignore[return-value]
+
+
+def stock(sam: Sam, picture: Pixels, at: list[float]) -> tuple[npt.NDArray[np.bool_], float]:
+    """Return stock's best of three masks, and its score."""
+    predictor = SamPredictor(sam)
+    predictor.set_image(picture)
+    prompt = np.array(at, np.float32)
+    if len(at) == 4:
+        masks, scores, _ = predictor.predict(box=prompt)
+    else:
+        masks, scores, _ = predictor.predict(point_coords=prompt[None], point_labels=np.ones(1))
+    return masks[scores.argmax()], float(scores.max())
+
+
+def full(mask: Mask, height: int, width: int) -> npt.NDArray[np.bool_]:
+    canvas = np.zeros((height, width), np.bool_)
+    canvas[mask.y : mask.y + mask.bits.shape[0], mask.x : mask.x + mask.bits.shape[1]] = mask.bits
+    return canvas
+
+
+def iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (900, 600), (120, 90), (256, 256), (33, 700)])
+def test_masks_and_scores_are_stocks(sam: Sam, runner: SamRunner, height: int, width: int) -> None:
+    picture = photo(height, width)
+    boxes = [[width * a, height * a, width * b, height * b] for a, b in ((0.1, 0.5), (0.4, 0.9), (0.0, 1.0))]
+    points = [[width * x, height * y] for x, y in ((0.2, 0.3), (0.5, 0.5), (0.9, 0.8))]
+    (embedding,) = embed(runner, picture)
+
+    for prompts in (boxes, points):
+        for at, (mask, score) in zip(prompts, ask(runner, embedding, prompts), strict=True):
+            expected, expected_score = stock(sam, picture, at)
+            assert iou(full(mask, height, width), expected) >= 0.99
+            assert score == pytest.approx(expected_score, abs=1e-3)
+
+
+def test_prompts_about_several_pictures_share_a_batch(sam: Sam, runner: SamRunner) -> None:
+    pictures = [photo(200, 300, seed=1), photo(300, 200, seed=2)]
+    embeddings = embed(runner, *pictures)
+    at = np.array([20, 30, 120, 150], np.float32)
+
+    together = runner.run([Prompt(embedding, at) for embedding in embeddings])
+
+    for picture, (mask, _) in zip(pictures, together, strict=True):  # type: ignore[misc]
+        expected, _ = stock(sam, picture, at.tolist())
+        assert iou(full(mask, *picture.shape[:2]), expected) >= 0.99
+
+
+def test_an_embedding_does_not_depend_on_whom_it_was_made_with(runner: SamRunner) -> None:
+    pictures = [photo(200, 300, seed=1), photo(300, 200, seed=2), photo(80, 80, seed=3)]
+
+    together = embed(runner, *pictures)
+
+    for picture, embedding in zip(pictures, together, strict=True):
+        (alone,) = embed(runner, picture)
+        torch.testing.assert_close(embedding.features, alone.features, atol=1e-4, rtol=1e-4)
+        assert embedding.features.untyped_storage().nbytes() == alone.features.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize(
+    ("cells", "side", "height", "width"), [(64, 256, 500, 333), (64, 256, 40, 61), (128, 256, 256, 180)]
+)
+def test_a_mask_is_stretched_in_its_own_region_as_stock_stretches_it_whole(
+    sam: Sam, cells: int, side: int, height: int, width: int
+) -> None:
+    rng = np.random.default_rng(0)
+    scale = side / max(height, width)
+    shown = (int(height * scale + 0.5), int(width * scale + 0.5))
+    rows = sam_stretch(cells, side, shown[0], height, CPU)
+    columns = sam_stretch(cells, side, shown[1], width, CPU)
+
+    for x, y in product((0, 20, cells - 9), repeat=2):
+        logits = torch.full((cells, cells), -1.0)
+        logits[y : y + 9, x : x + 9] = torch.from_numpy(rng.normal(0, 3, (9, 9))).float()
+        whole = sam.postprocess_masks(logits[None, None], shown, (height, width))[0, 0].numpy() > 0
+
+        mask = stretched_mask(logits, rows, columns, 0.0)
+
+        assert (full(mask, height, width) if mask else np.zeros_like(whole)).sum() == pytest.approx(
+            whole.sum(), abs=2
+        )
+        if mask:
+            assert iou(full(mask, height, width), whole) >= 0.99
+            assert mask.bits.any(1)[[0, -1]].all()
+            assert mask.bits.any(0)[[0, -1]].all()
+
+
+def test_a_mask_without_a_pixel_is_one_pixel_of_background(runner: SamRunner, sam: Sam) -> None:
+    (embedding,) = embed(runner, photo(200, 300))
+    sam.mask_threshold = 1e9
+    try:
+        ((mask, _),) = ask(runner, embedding, [[250.0, 150.0, 290.0, 190.0]])
+    finally:
+        sam.mask_threshold = 0.0
+
+    assert mask == Mask(np.zeros((1, 1), np.bool_), 270, 170)
+
+
+def test_pictures_boxes_and_points_are_three_batches(runner: SamRunner) -> None:
+    (embedding,) = embed(runner, photo(64, 64))
+    prompts = [Prompt(embedding, np.zeros(n, np.float32)) for n in (4, 2)]
+
+    buckets = {runner.bucket(item) for item in [runner.prepare(photo(64, 64)), *prompts]}
+
+    assert buckets == {"pictures", "boxes", "points"}
+    assert runner.max_batch("pictures") == 4
+
+
+def test_the_warm_up_runs_every_size(runner: SamRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeds, decodes = [], []
+    real_embed, real_decode = runner._embed, runner._decode
+    monkeypatch.setattr(runner, "_embed", lambda batch: [embeds.append(len(batch)), real_embed(batch)][1])
+    monkeypatch.setattr(runner, "_decode", lambda e, p: [decodes.append(len(e)), real_decode(e, p)][1])
+
+    runner.warm_up()
+
+    assert embeds == [1, 2, 4]
+    assert sorted(set(decodes)) == [1, 2, 4, 8]
+
+
+def test_the_manifests_input_size_must_be_the_networks(sam: Sam) -> None:
+    with pytest.raises(ModelUnavailable, match="input_size is 1024, but the network sees 256"):
+        SamRunner(sam, spec(ModelKind.SAM, input_size=1024), CPU, 1)
+
+
+def test_a_read_only_or_mirrored_picture_is_seen_as_it_is(runner: SamRunner) -> None:
+    picture = photo(60, 80)
+    frozen = picture.copy()
+    frozen.flags.writeable = False
+
+    shown = [runner.prepare(p) for p in (frozen, picture[:, ::-1][:, ::-1], picture[:, ::-1].copy()[:, ::-1])]
+
+    for one in shown:
+        assert torch.equal(one.image, runner.prepare(picture).image)  # type: ignore[union-attr]

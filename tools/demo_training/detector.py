@@ -1,0 +1,128 @@
+"""Training and measuring the two detectors: plants, and beds and trays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from consumer.models.architectures import fcos_small
+from demo_training.loop import load_part, train
+from demo_training.pool import Pool, Truth, batches
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A detector's answer for one picture, best first."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def train_detector(
+    name: str,
+    pool: Pool,
+    classes: int,
+    seconds: float,
+    seed: int,
+    start: Path | None,
+    checkpoint: Path | None,
+    rate: float = 2e-3,
+) -> nn.Module:
+    """Train a detector on a pool.
+
+    Args:
+        name: `plants` or `containers`: which truth of the pool is learnt.
+        pool: Tiles.
+        classes: Without background.
+        seconds: Time budget.
+        seed: Of weights and order.
+        start: Weights to start from where the shapes agree, if any.
+        checkpoint: Where intermediate weights go.
+        rate: Highest learning rate.
+    """
+    torch.manual_seed(seed)
+    network = fcos_small(classes).to(memory_format=torch.channels_last)
+    if start:
+        load_part(network, start)
+    stream = batches(pool, name, 16, seed)
+
+    def loss(current: nn.Module) -> Tensor:
+        images, targets = next(stream)
+        losses = current(list(images.contiguous(memory_format=torch.channels_last)), targets)
+        return losses["classification"] + losses["bbox_regression"] + 0.5 * losses["bbox_ctrness"]
+
+    return train(name, network, loss, seconds, rate, checkpoint)
+
+
+@torch.inference_mode()
+def detect(network: nn.Module, pixels: NDArray[np.uint8]) -> Found:
+    """Run a detector on one picture at the scale it has."""
+    answer = network([torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255])[0]
+    order = answer["scores"].argsort(descending=True)
+    return Found(answer["boxes"][order], answer["scores"][order], answer["labels"][order])
+
+
+def matches(found: Found, truth: Truth, least_iou: float = 0.5) -> NDArray[np.float32]:
+    """For each found box, best first: its IoU with the truth it is matched to, or 0 for a false one."""
+    result = np.zeros(len(found.boxes), dtype=np.float32)
+    if not len(truth.boxes) or not len(found.boxes):
+        return result
+    overlap = box_iou(found.boxes, torch.from_numpy(truth.boxes)).numpy()
+    overlap[found.labels.numpy()[:, None] != truth.labels[None]] = 0
+    for row in range(len(overlap)):
+        best = int(overlap[row].argmax())
+        if overlap[row, best] >= least_iou:
+            result[row] = overlap[row, best]
+            overlap[:, best] = 0
+    return result
+
+
+def measure(answers: list[Found], truths: list[Truth], threshold: float | None = None) -> dict[str, float]:
+    """Average precision at IoU 0.5, and what one threshold gives.
+
+    Args:
+        answers: Per picture.
+        truths: Per picture.
+        threshold: Score from which a box counts; the one with the best F1 if not given.
+
+    Returns:
+        `ap50`, `threshold`, `precision`, `recall`, `mean_iou`, `count_error` (mean of |found - true| / true
+        over pictures with anything to find) and `false_per_empty` (mean found in pictures with nothing to
+        find).
+    """
+    scores = np.concatenate([a.scores.numpy() for a in answers])
+    hits = np.concatenate([matches(a, t) for a, t in zip(answers, truths, strict=True)])
+    total = max(1, sum(len(t.boxes) for t in truths))
+    order = np.argsort(-scores, kind="stable")
+    right = np.cumsum(hits[order] > 0)
+    precision = right / np.arange(1, len(order) + 1)
+    recall = right / total
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    ap50 = float(np.sum(np.diff(recall, prepend=0.0) * envelope)) if len(order) else 0.0
+    if threshold is None:
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+        threshold = round(float(scores[order][int(f1.argmax())]), 2) if len(order) else 0.5
+    kept = scores >= threshold
+    errors = [
+        abs(int((a.scores >= threshold).sum()) - len(t.boxes)) / len(t.boxes)
+        for a, t in zip(answers, truths, strict=True)
+        if len(t.boxes)
+    ]
+    empty = [
+        int((a.scores >= threshold).sum()) for a, t in zip(answers, truths, strict=True) if not len(t.boxes)
+    ]
+    good = kept & (hits > 0)
+    return {
+        "ap50": ap50,
+        "threshold": threshold,
+        "precision": float(good.sum() / max(1, kept.sum())),
+        "recall": float(good.sum() / total),
+        "mean_iou": float(hits[good].mean()) if good.any() else 0.0,
+        "count_error": float(np.mean(errors)) if errors else 0.0,
+        "false_per_empty": float(np.mean(empty)) if empty else 0.0,
+    }

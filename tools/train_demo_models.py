@@ -1,0 +1,211 @@
+"""Train the demo models on generated scenes: `python tools/train_demo_models.py --out consumer/local/models`.
+
+Seeded; without options about two hours on two cores for all four. The plant detector comes first, since the
+others start from its trunk (they take the one in `--out`). Writes fp16 safetensors, their entries in
+`models.yaml`, and `report.json` with what was measured on scenes that no training saw.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from demo_training import detector, kinds, promptable
+from demo_training.export import export, exported
+from demo_training.pool import TRAINING_SEEDS, UNSEEN_SEEDS, Truth, make_pool, resized, truths
+from torch import nn
+
+from consumer.local.scene_objects import CONTAINER_LABELS
+from consumer.local.scene_plants import PLANT_KINDS
+from consumer.local.scenes import demo_photo, scene
+from consumer.models.architectures import fcos_small, sam_small, small_classifier
+
+MODELS = ("plants", "containers", "classifier", "sam")
+SECONDS = {"plants": 3000, "containers": 900, "classifier": 400, "sam": 2000}
+INPUT_SIZE = {"plants": 640, "containers": 320}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything a run does."""
+
+    seconds: dict[str, float]
+    tiles: int
+    examples: int
+    crop_scenes: int
+    unseen: int
+    workers: int
+    seed: int
+    resume: bool
+    folder: Path
+    out: Path
+
+    @property
+    def trunk(self) -> Path | None:
+        """The plant detector's weights, from which the other models start, if there are any."""
+        path = self.out / "plants.safetensors"
+        return path if path.exists() else None
+
+
+def detectors(name: str, plan: Plan) -> dict[str, Any]:
+    """Train, export and measure the detector of plants or of containers."""
+    classes = ("plant",) if name == "plants" else CONTAINER_LABELS
+    pool = make_pool(plan.folder, plan.tiles, 320, TRAINING_SEEDS + plan.seed, plan.workers)
+    own = plan.out / f"{name}.safetensors"
+    start = own if plan.resume and own.exists() else None if name == "plants" else plan.trunk
+    checkpoint = plan.folder / f"{name}-checkpoint.safetensors"
+    seconds = plan.seconds[name]
+    trained = detector.train_detector(name, pool, len(classes), seconds, plan.seed, start, checkpoint)
+    return publish_detector(name, trained, plan)
+
+
+def publish_detector(name: str, trained: nn.Module, plan: Plan) -> dict[str, Any]:
+    """Export a detector with the threshold that serves demo photos best, and measure what was exported."""
+    classes = ("plant",) if name == "plants" else CONTAINER_LABELS
+    size, which = INPUT_SIZE[name], int(name != "plants")
+    entry = {
+        "name": name,
+        "kind": "detection",
+        "architecture": "fcos_small",
+        "classes": list(classes),
+        "threshold": 0.5,
+        "input_size": size,
+        "max_batch": 8,
+    }
+    weights = export(trained, plan.out, entry)
+    network = exported(fcos_small(len(classes)), weights)
+    tuning = on_photos(network, size, which, UNSEEN_SEEDS + 500_000, plan.unseen)
+    entry["threshold"] = min(0.6, max(0.4, detector.measure(*tuning)["threshold"]))
+    export(trained, plan.out, entry)
+    report: dict[str, Any] = {"threshold": entry["threshold"], "input_size": size}
+    for longer in (size, size * 5 // 4):
+        answers = on_photos(network, longer, which, UNSEEN_SEEDS, plan.unseen)
+        report[f"demo_photos_{longer}"] = detector.measure(*answers, entry["threshold"])
+    report["wild_tiles_320"] = detector.measure(
+        *on_tiles(network, which, 3 * plan.unseen), entry["threshold"]
+    )
+    return report
+
+
+def on_photos(
+    network: nn.Module, longer: int, which: int, seed: int, count: int
+) -> tuple[list[detector.Found], list[Truth]]:
+    """Answers and truth for unseen demo photos, shown as the worker shows them: longer side resized."""
+    answers, wanted = [], []
+    for index in range(count):
+        pixels, boxes = resized(demo_photo(seed + index), longer)
+        answers.append(detector.detect(network, pixels))
+        wanted.append(boxes[which])
+    return answers, wanted
+
+
+def on_tiles(network: nn.Module, which: int, count: int) -> tuple[list[detector.Found], list[Truth]]:
+    """Answers and truth for unseen wild tiles at their own scale."""
+    views = [scene(UNSEEN_SEEDS + index) for index in range(count)]
+    return [detector.detect(network, view.pixels) for view in views], [truths(view)[which] for view in views]
+
+
+def classifier(plan: Plan) -> dict[str, Any]:
+    """Train, export and measure the classifier of plant kinds."""
+    crops = kinds.make_crops(plan.crop_scenes, TRAINING_SEEDS + plan.seed, plan.workers)
+    trained = kinds.train_classifier(crops, plan.seconds["classifier"], plan.seed, plan.trunk, None)
+    entry = {
+        "name": "species",
+        "kind": "classification",
+        "architecture": "small_classifier",
+        "classes": list(PLANT_KINDS),
+        "threshold": 0.0,
+        "input_size": kinds.SIDE,
+        "max_batch": 64,
+    }
+    network = exported(small_classifier(len(PLANT_KINDS)), export(trained, plan.out, entry))
+    unseen = kinds.make_crops(max(8, plan.unseen * 5), UNSEEN_SEEDS, plan.workers)
+    return kinds.measure_classifier(network, unseen)
+
+
+def sam(plan: Plan) -> dict[str, Any]:
+    """Train, export and measure the small SAM."""
+    examples = promptable.make_examples(plan.examples, TRAINING_SEEDS + plan.seed, plan.workers)
+    checkpoint = plan.folder / "sam-checkpoint.safetensors"
+    trained = promptable.train_sam(examples, plan.seconds["sam"], plan.seed, plan.trunk, checkpoint)
+    entry = {
+        "name": "sam",
+        "kind": "sam",
+        "architecture": "sam_small",
+        "input_size": promptable.SIDE,
+        "max_batch": 4,
+    }
+    network = exported(sam_small(), export(trained, plan.out, entry))
+    unseen = promptable.make_examples(max(5, plan.unseen), UNSEEN_SEEDS, plan.workers)
+    return promptable.measure_sam(network, unseen, plan.seed)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for models.yaml, weights and report.json"
+    )
+    parser.add_argument("--only", choices=MODELS, action="append", help="train only these (may be repeated)")
+    parser.add_argument("--seconds", type=float, help=f"training time of each model (default {SECONDS})")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and training scenes")
+    parser.add_argument("--threads", type=int, default=2, help="for training and for drawing scenes")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for scenes and checkpoints (default: a temporary one)"
+    )
+    parser.add_argument("--resume", action="store_true", help="detectors go on from their weights in --out")
+    parser.add_argument("--smoke", action="store_true", help="a minute in all, to see that everything runs")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Train what is asked for and write the report."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    asked = args.only or MODELS
+    seconds = {name: 4.0 if args.smoke else args.seconds or SECONDS[name] for name in MODELS}
+    sizes = {"tiles": 32, "examples": 20, "crop_scenes": 16, "unseen": 2} if args.smoke else {
+        "tiles": 9000, "examples": 5000, "crop_scenes": 4000, "unseen": 100,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        given = {"workers": args.threads, "seed": args.seed, "resume": args.resume, "out": args.out}
+        plan = Plan(seconds=seconds, folder=folder, **sizes, **given)
+        trainers: dict[str, Callable[[], dict[str, Any]]] = {
+            "plants": lambda: detectors("plants", plan),
+            "containers": lambda: detectors("containers", plan),
+            "classifier": lambda: classifier(plan),
+            "sam": lambda: sam(plan),
+        }
+        for name in [known for known in MODELS if known in asked]:
+            started = time.monotonic()
+            report = {**trainers[name](), "seconds": round(time.monotonic() - started)}
+            remember(args.out / "report.json", name, report)
+            print(json.dumps({name: rounded(report)}, indent=2), flush=True)
+    return 0
+
+
+def remember(path: Path, name: str, report: dict[str, Any]) -> None:
+    """Put one model's figures into the report beside those of the others."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, name: rounded(report)}, indent=2) + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """Figures with four decimals are exact enough."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
