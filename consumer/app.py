@@ -36,13 +36,13 @@ from consumer.outbound.results import ResultsPublisher
 from consumer.outcomes import Outcome
 from consumer.patience import Patience
 from consumer.presets import load_presets
-from consumer.routes import load_routes
+from consumer.routes import check_routes, load_routes
 from consumer.running import Runner
 from consumer.settings import InvalidSettings, Settings
 from consumer.sources import SourceRules
 from consumer.storage import ObjectStore
 from consumer.worker import Worker
-from pipeline_steps.registry import load_steps
+from pipeline_steps.registry import StepRegistry, load_steps
 
 log = structlog.get_logger()
 
@@ -67,6 +67,7 @@ async def open_worker(
     settings: Settings,
     *,
     store: ObjectStore | None = None,
+    steps: StepRegistry | None = None,
     is_local: bool = False,
     host: str = "0.0.0.0",  # noqa: S104 (the kubelet probes from outside the pod)
     on_outcome: Callable[[Delivery, Outcome, float], None] = lambda *_: None,
@@ -76,6 +77,7 @@ async def open_worker(
     Args:
         settings: what the environment says.
         store: an object store other than Cloud Storage.
+        steps: other steps than ours and those of installed plug-ins.
         is_local: whether callbacks to this machine are allowed.
         host: the address probes listen on.
         on_outcome: told of every delivery's end.
@@ -84,13 +86,14 @@ async def open_worker(
         InvalidSettings, InvalidManifest, InvalidRoutes, InvalidPresets: an operator's input cannot be used.
         ModelUnavailable: a model does not load or does not survive its warm-up: there is no start without.
     """
-    steps, metrics = load_steps(), Metrics()
+    steps, metrics = steps or load_steps(), Metrics()
     routes, presets = load_routes(settings.routes_file), load_presets(settings.presets_file)
     async with AsyncExitStack() as resources:
         if store is None:
             store = await asyncio.to_thread(_cloud_storage, settings)
             resources.push_async_callback(store.close)
         manifest = await read_manifest(settings.model_path, store)
+        check_routes(routes, steps, manifest.specs())
         devices = settings.devices or await asyncio.to_thread(_all_devices)
         slots = settings.slots or SLOTS_PER_DEVICE * len(devices)
         pool = await asyncio.to_thread(_pool, manifest, devices, store, metrics)
@@ -105,7 +108,11 @@ async def open_worker(
         threads = resources.enter_context(ThreadPoolExecutor(slots + 2, thread_name_prefix="step"))
 
         patience = Patience(settings.hold_timeout, not_found_timeout=settings.callback_not_found_wait)
-        ledger: Ledger = BucketLedger(store, settings.bucket) if settings.ledger == "on" else NoLedger()
+        ledger: Ledger = (
+            BucketLedger(store, settings.bucket)
+            if settings.ledger == "on"
+            else NoLedger(store, settings.bucket)
+        )
         results = ResultsPublisher(publisher, settings.results_topic, settings.claim_check_bytes)
         backend = _backend(settings, client, is_local=is_local)
         handler = Handler(
@@ -139,6 +146,8 @@ async def open_worker(
             bucket=settings.bucket,
             max_attempts=settings.max_attempts,
             pipeline_timeout=settings.pipeline_timeout,
+            tenant_concurrency=settings.tenant_concurrency or slots,
+            on_warning=metrics.warned,
         )
 
         def ended(delivery: Delivery, outcome: Outcome, seconds: float) -> None:
@@ -207,7 +216,7 @@ def _http_client(timeout: float) -> httpx.AsyncClient:
 
 
 def _backend(settings: Settings, client: httpx.AsyncClient, *, is_local: bool) -> Backend:
-    base = str(settings.backend_url) if settings.backend_url else None
+    base = None if settings.backend_url == "none" else str(settings.backend_url)
     entries = (*settings.callback_allowed_hosts, *([base] if base else []))
     return Backend(client, base, AllowedHosts.of(entries, allow_loopback=is_local), _signer(settings))
 

@@ -7,6 +7,7 @@ an `Outcome`; only the worker speaks to the broker about it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ FENCE = 30.0
 """Seconds of lease that must be left before something is told to the outside."""
 FIRST_EXTENSION = 10.0
 """Seconds to wait for the news that a message just delivered is leased for long enough."""
+TENANT_BUSY = 5.0
+"""Seconds after which a message comes again whose tenant holds all the slots it may."""
 WAIT_AGAIN = 60.0
 """Seconds after which a message that waits for an operator comes again."""
 
@@ -79,6 +82,9 @@ class Handler:
     bucket: str
     max_attempts: int
     pipeline_timeout: float
+    tenant_concurrency: int
+    on_warning: Callable[[], None] = lambda: None
+    _of_tenant: Counter[str] = field(default_factory=Counter)
     _in_hand: dict[str, _Turn] = field(default_factory=dict)
 
     async def handle(self, delivery: Delivery, lease: Lease) -> Outcome:
@@ -109,8 +115,18 @@ class Handler:
         self.rules.check(job.ids, job.source)
         handling.may_reply = True
         pipeline = self._parse(job)
-        async with self._one_at_a_time(job.result_id):
-            return await self._resume_or_run(handling, job, pipeline)
+        for warning in (*job.warnings, *pipeline.warnings):
+            log.warning("message_warning", warning=warning)
+            self.on_warning()
+        tenant = job.ids.tenant_id
+        if self._of_tenant[tenant] >= self.tenant_concurrency:
+            return Outcome(Settle.HAND_BACK, "tenant_busy", TENANT_BUSY)
+        self._of_tenant[tenant] += 1
+        try:
+            async with self._one_at_a_time(job.result_id):
+                return await self._resume_or_run(handling, job, pipeline)
+        finally:
+            self._of_tenant[tenant] -= 1
 
     async def _resume_or_run(self, handling: Handling, job: Job, pipeline: Pipeline) -> Outcome:
         message_id = handling.delivery.message_id
@@ -133,7 +149,9 @@ class Handler:
 
     async def _deliver(self, handling: Handling, job: Job, result: ProcessingResult) -> None:
         """Publish, then call back; before each try the lease must cover it."""
-        url = self.ledger.result_url(job) if self.results.needs_claim_check(result) else None
+        url = None
+        if self.results.needs_claim_check(result):
+            url = await self._with_bucket(lambda: self.ledger.claim(job, result))
 
         async def publish() -> str:
             await self._fence(handling.lease)

@@ -55,8 +55,8 @@ class Ledger(Protocol):
         """Count a run that failed, and return how many have."""
         ...
 
-    def result_url(self, job: Job) -> str:
-        """Return where the job's result is kept."""
+    async def claim(self, job: Job, result: ProcessingResult) -> str:
+        """Return the url under which readers find a result too large for a message."""
         ...
 
 
@@ -129,8 +129,9 @@ class BucketLedger:
                 continue
             return int(count)
 
-    def result_url(self, job: Job) -> str:
-        """`gs://` url of the record."""
+    async def claim(self, job: Job, result: ProcessingResult) -> str:
+        """Return the url of the record."""
+        del result
         return f"gs://{self._bucket}/{_name(job, 'json')}"
 
     async def _is_current(self, job: Job, result: ProcessingResult) -> bool:
@@ -160,9 +161,11 @@ class BucketLedger:
 
 
 class NoLedger:
-    """`LEDGER=off`: nothing is kept, so a redelivery runs again."""
+    """`LEDGER=off`: nothing is remembered, so a redelivery runs again."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: ObjectStore, bucket: str) -> None:
+        self._store = store
+        self._bucket = bucket
         self._attempts: dict[str, int] = {}
 
     async def look_up(self, job: Job, message_id: str) -> Entry:
@@ -186,9 +189,13 @@ class NoLedger:
         self._attempts[job.result_id] = self._attempts.get(job.result_id, 0) + 1
         return self._attempts[job.result_id]
 
-    def result_url(self, job: Job) -> str:
-        """Nowhere."""
-        raise LookupError(f"LEDGER=off keeps no result of {job.result_id}")
+    async def claim(self, job: Job, result: ProcessingResult) -> str:
+        """Write the result, for its readers only."""
+        name = _name(job, "json")
+        await self._store.write(
+            self._bucket, name, result.model_dump_json().encode(), content_type="application/json"
+        )
+        return f"gs://{self._bucket}/{name}"
 
 
 def _name(job: Job, ending: str) -> str:

@@ -12,9 +12,12 @@ import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from consumer.pipeline.definition import read_definition
+from consumer.pipeline.parse import InvalidPipeline, parse
 from consumer.pipeline.problems import Problem, problems_of
 from contracts.base import Contract
 from contracts.pipeline import PipelineDefinition
+from pipeline_steps.models import ModelCatalogue
+from pipeline_steps.registry import StepRegistry
 
 _RESERVED = re.compile(r"(^|/)(processed|results|models|dead-letters|[a-z0-9_-]+_thumbnails)/")
 
@@ -72,6 +75,22 @@ class Routes:
 def is_our_own(name: str) -> bool:
     """Tell whether an object lies where only the worker writes, or is a folder's placeholder."""
     return name.endswith("/") or _RESERVED.search(name) is not None
+
+
+def check_routes(routes: Routes, steps: StepRegistry, models: ModelCatalogue) -> None:
+    """Return if every route's pipeline can run here.
+
+    Raises:
+        InvalidRoutes: with every problem: better at the start than with the first photo.
+    """
+    problems: list[str] = []
+    for i, route in enumerate(routes.routes):
+        try:
+            parse(route.definition, steps, settings=route.settings, models=models)
+        except InvalidPipeline as error:
+            problems += [f"routes.{i}.pipeline.{problem}" for problem in error.problems]
+    if problems:
+        raise InvalidRoutes("\n".join(problems))
 
 
 def load_routes(path: Path | None) -> Routes:

@@ -38,8 +38,6 @@ class Settings(BaseSettings):
     results_topic: str = Field(min_length=3, description="Where results are published.")
     dead_letter_topic: str = Field(min_length=3, description="Where given-up messages are published.")
     requests_topic: str | None = Field(None, description="Where `mlworker submit` publishes.")
-    dead_letter_subscription: str | None = Field(None, description="Where dead letters are read for replay.")
-    status_topic: str | None = Field(None, description="Where progress is published, if anywhere.")
     bucket: str = Field(min_length=3, description="Bucket of the ledger and of stored pictures.")
     allowed_buckets: Words = Field((), description="Buckets photos may be read from; by default `BUCKET`.")
     pubsub_emulator_host: str | None = Field(None, description="host:port of a Pub/Sub emulator.")
@@ -63,7 +61,9 @@ class Settings(BaseSettings):
     devices: Words = Field((), description="Such as `cuda:0,cuda:1`; by default all GPUs, else `cpu`.")
 
     # The backend
-    backend_url: AnyHttpUrl | None = Field(None, description="Where results are called back.")
+    backend_url: AnyHttpUrl | Literal["none"] = Field(
+        description="Where results are called back; `none`: only where a message names a callback_url."
+    )
     backend_callback_timeout: PositiveFloat = Field(30.0, description="For one call.")
     callback_allowed_hosts: Words = Field(
         (), description="Hosts a message's own callback_url may name; `*.` and `http://` prefixes allowed."
@@ -88,7 +88,6 @@ class Settings(BaseSettings):
         9_000_000, description="Larger results are published by reference."
     )
     tenant_concurrency: PositiveInt | None = Field(None, description="Slots one tenant may hold.")
-    failpoints: str | None = Field(None, description="Fault injection; refused outside local mode.")
 
     # Operation
     port: int = Field(8080, ge=0, le=65535, description="Of probes and metrics.")

@@ -52,15 +52,15 @@ def eroded(bits: Bits, radius: int) -> Bits:
 def dilated(bits: Bits, radius: int) -> Bits:
     """Return the pixels with a set one in their square of side `2 * radius + 1`.
 
-    A square is a row of columns, so each axis is done alone; each round triples what the last one reached,
+    A square is a row of columns, so each axis is done alone; each round doubles what the last one reached,
     so that a wide border costs hardly more than a narrow one.
     """
     result = bits.copy()
     for axis in (0, 1):
         lines = np.swapaxes(result, 0, axis)
-        reach = 0
-        while reach < radius and reach < len(lines):
-            step = min(2 * reach + 1, radius - reach)
+        reach, farthest = 0, min(radius, len(lines) - 1)
+        while reach < farthest:
+            step = min(reach + 1, farthest - reach)
             before = lines.copy()
             lines[step:] |= before[:-step]
             lines[:-step] |= before[step:]

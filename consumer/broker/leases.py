@@ -37,11 +37,17 @@ Its failures are `BrokerError`s; `LeaseLost` names the ids that cannot be extend
 
 
 class LeaseLost(BrokerError):
-    """The broker says that these ack ids hold no lease: the messages are, or will be, delivered again."""
+    """The broker says that these ack ids hold no lease: the messages are, or will be, delivered again.
 
-    def __init__(self, ack_ids: Collection[str]) -> None:
+    Attributes:
+        ack_ids: the leases that are over.
+        undecided: those of which it could not say anything just now. All others of the call were accepted.
+    """
+
+    def __init__(self, ack_ids: Collection[str], undecided: Collection[str] = ()) -> None:
         super().__init__(f"{len(ack_ids)} lease(s) are over: {', '.join(sorted(ack_ids)[:3])}")
         self.ack_ids = frozenset(ack_ids)
+        self.undecided = frozenset(undecided)
 
 
 @dataclass(slots=True, eq=False)
@@ -208,13 +214,15 @@ class LeaseKeeper:
     def _answered(self, leases: Sequence[Lease], sent: float, future: Future[None]) -> None:
         """Note an answer. Runs on whatever thread brings it."""
         error: BaseException | None = BrokerError("cancelled") if future.cancelled() else future.exception()
-        lost = error.ack_ids if isinstance(error, LeaseLost) else frozenset()
+        lost, undecided = frozenset[str](), frozenset(lease.ack_id for lease in leases if error)
+        if isinstance(error, LeaseLost):
+            lost, undecided = error.ack_ids, error.undecided
         with self._changed:
             for lease in leases:
                 if lease.ack_id in lost:
                     lease.lost = True
                     self._leases.discard(lease)
-                elif error is None or lost:
+                elif lease.ack_id not in undecided:
                     self._extended(lease, sent)
                 else:
                     pause = _RETRIES[min(lease.failures, len(_RETRIES) - 1)]

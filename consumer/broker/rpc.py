@@ -47,8 +47,12 @@ class RpcFailed(Exception):
     def __init__(self, code: grpc.StatusCode, details: str, refused: Mapping[str, str] | None = None) -> None:
         super().__init__(f"{code.name}: {details}")
         self.code = code
-        self.refused: Mapping[str, str] = refused or {}
-        """Ack ids that were refused, with why; the others of the same call were accepted."""
+        # Of ack ids the broker may say one by one which it did not accept, and why. The others it accepted.
+        refused = refused or {}
+        self.undecided = frozenset(ack_id for ack_id, why in refused.items() if why.startswith("TRANSIENT_"))
+        """Ack ids to try again."""
+        self.lost = refused.keys() - self.undecided
+        """Ack ids that hold no lease any more."""
 
     @property
     def no_token(self) -> bool:
@@ -58,7 +62,7 @@ class RpcFailed(Exception):
     @property
     def retryable(self) -> bool:
         """Whether the same call may succeed a little later."""
-        return self.code in _RETRYABLE
+        return self.code in _RETRYABLE or bool(self.undecided)
 
     def as_broker_error(self, doing: str) -> BrokerError:
         """The failure in the words of the port."""

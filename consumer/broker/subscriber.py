@@ -174,11 +174,9 @@ class PubSubSubscriber:
                 failure = failed
             else:
                 return lost
-            if failure.refused:
-                # Exactly-once delivery answers for each id: what it does not name was accepted.
-                transient = [i for i in ack_ids if failure.refused.get(i, "").startswith("TRANSIENT_")]
-                lost |= failure.refused.keys() - set(transient)
-                ack_ids = transient
+            if failure.lost or failure.undecided:
+                lost |= failure.lost
+                ack_ids = [ack_id for ack_id in ack_ids if ack_id in failure.undecided]
                 if not ack_ids:
                     return lost
             elif failure.code is grpc.StatusCode.INVALID_ARGUMENT and len(ack_ids) > 1:
@@ -195,10 +193,9 @@ class PubSubSubscriber:
 
     def _refusal(self, failure: RpcFailed, ack_ids: Sequence[str]) -> Exception:
         """What a failed extension means: some leases are over, or nothing can be said."""
-        lost = [ack_id for ack_id, why in failure.refused.items() if not why.startswith("TRANSIENT_")]
-        if lost:
-            return LeaseLost(lost)
-        if failure.code is grpc.StatusCode.INVALID_ARGUMENT and not failure.refused and len(ack_ids) == 1:
+        if failure.lost:
+            return LeaseLost(failure.lost, failure.undecided)
+        if failure.code is grpc.StatusCode.INVALID_ARGUMENT and not failure.undecided and len(ack_ids) == 1:
             return LeaseLost(ack_ids)
         return failure.as_broker_error(f"extend {len(ack_ids)} lease(s) of {self._subscription}")
 

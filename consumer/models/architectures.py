@@ -53,7 +53,7 @@ class _AsItIs(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ha
 
 
 def fcos_small(num_classes: int, channels: int = 64, overlap: float = 0.5) -> nn.Module:
-    """A detector of about a million parameters: MobileNetV3-small, a pyramid at strides 8 to 64, an FCOS head.
+    """A detector of a million parameters: MobileNetV3-small, a pyramid at strides 8 to 64, an FCOS head.
 
     Input: a list of float images (3, h, w), RGB in 0..1, at the scale they are to be looked at: unlike
     torchvision's own detectors it resizes nothing. Output: a list of `{"boxes": (n, 4) x1 y1 x2 y2, "scores":
@@ -123,8 +123,8 @@ def sam_small(num_classes: int = 0, img_size: int = 256, width: int = 128) -> nn
         qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
-        window_size=8,
-        global_attn_indexes=(3,),
+        window_size=16,  # the pyramid and the mask decoder look further
+        global_attn_indexes=(),
     )
     encoder.patch_embed = ConvolutionalPatches(width)
     network = Sam(
@@ -180,7 +180,7 @@ def _instance(build: Callable[..., nn.Module]) -> Builder:
     """A torchvision Mask R-CNN.
 
     Input: a list of float images (3, h, w), RGB in 0..1 (it resizes and normalises by itself).
-    Output: a list of `{"boxes", "labels" from 1, "scores", "masks" (n, 1, h, w) in 0..1}`, each in the frame of
+    Output: a list of `{"boxes", "labels" from 1, "scores", "masks" (n, 1, h, w) in 0..1}`, in the frame of
     its image.
     """
 

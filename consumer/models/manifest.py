@@ -116,6 +116,8 @@ class ModelEntry(BaseModel):
         if self.kind is ModelKind.TORCHSCRIPT:
             if self.weights.endswith(".safetensors"):
                 raise ValueError("weights: a torchscript model is an archive ending in .pt or .pth")
+            if self.dtype != "float32":
+                raise ValueError("dtype: a torchscript model computes as it was made to")
         elif not self.architecture:
             raise ValueError(f"architecture: a {self.kind} model needs one")
         return self

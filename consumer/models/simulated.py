@@ -59,7 +59,8 @@ class SimulatedRunner:
 
     Attributes:
         batches: every batch that was tried, in order.
-        gate: batches start only while it is set; clear it to make the device hang.
+        gate: batches go on only while it is set; clear it to make the device hang.
+        started: set when a batch starts.
         warmed_up: the batch sizes of the last warm-up.
     """
 
@@ -87,6 +88,7 @@ class SimulatedRunner:
         self.warmed_up: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.started = threading.Event()
 
     def costly(self, item: Any) -> bool:
         """As told."""
@@ -109,6 +111,7 @@ class SimulatedRunner:
     def run(self, batch: Sequence[Any]) -> list[Any]:
         """Take the time, then answer or misbehave."""
         self.batches.append(list(batch))
+        self.started.set()
         self.gate.wait()
         time.sleep(self._fixed + self._per_item * len(batch))
         if self.memory is not None and len(batch) > self.memory:

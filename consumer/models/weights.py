@@ -115,7 +115,7 @@ def load(model: ModelEntry, file: Path, architectures: Mapping[str, Builder]) ->
         raise ModelUnavailable(f"model {model.name!r}: {file} cannot be loaded: {reason}") from error
     if _state_of(file, model) != before:
         raise ModelUnavailable(f"model {model.name!r}: {file} was changed while it was read")
-    return network.eval().requires_grad_(False)
+    return network.eval()
 
 
 def _build(model: ModelEntry, architectures: Mapping[str, Builder]) -> nn.Module:
@@ -153,7 +153,7 @@ def _with_weights(model: ModelEntry, network: nn.Module, state: Mapping[str, Ten
         raise ValueError(
             f"it is not a {model.architecture} of {len(model.classes)} classes: {error}"
         ) from error
-    return network
+    return network.requires_grad_(False)
 
 
 class _WithoutRandomStart(TorchFunctionMode):

@@ -26,6 +26,11 @@ class Metrics:
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
             registry=self.registry,
         )
+        self._warnings = Counter(
+            "mlworker_message_warnings_total",
+            "Unknown keys and settings in messages.",
+            registry=self.registry,
+        )
         self._batches = Histogram(
             "mlworker_batch_size",
             "Items in a batch.",
@@ -42,6 +47,10 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+
+    def warned(self) -> None:
+        """Count something odd in a message that was processed all the same."""
+        self._warnings.inc()
 
     def delivery_ended(self, outcome: str, seconds: float) -> None:
         """Count a delivery."""

@@ -87,7 +87,7 @@ def banded(xyxy: Boxes, image: Image, bands: int) -> SizeIds:
 
 
 def _z(values: Floats) -> Floats:
-    """Return how many population standard deviations each value is off the mean; zeros if all are the same."""
+    """Return how many population standard deviations each value is off the mean; 0 if all are the same."""
     if len(values) == 0:
         return values
     mean, deviation = values.mean(), values.std()

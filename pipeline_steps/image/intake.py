@@ -5,15 +5,15 @@ Decisions that pictures depend on:
 - **Size before pixels.** Format and pixel count come from the header; nothing is allocated for a picture
   over `max_pixels`. Pillow's own limit is neither used nor changed (it is global, and only warns).
 - **Upright.** The EXIF orientation is applied; boxes, thumbnails and stored pictures all speak of that frame.
-- **All or nothing.** A truncated JPEG decodes to a picture with a gray rest; here it is refused.
-  Up to a hundredth of the file left over before the end marker is let pass: some cameras pad there.
+- **All or nothing.** A truncated JPEG decodes to a picture with a gray rest, a PNG with a black one; here
+  they are refused. Up to a hundredth of a JPEG left over before its end is let pass: some cameras pad there.
 - **16 bits** become 8 by their high byte (`>> 8`), as Pillow does for 16-bit colour. 32-bit and float
   pictures are refused: what is white in them is not written in them.
 - **Transparency** is composed on white. **Several frames**: the first. **CMYK** is converted without its
   colour profile, Adobe's inverted kind included; colour profiles of RGB pictures are ignored as well.
-- **JPEG** goes through simplejpeg, which decodes straight into the array with the GIL released; Pillow
-  takes the rare subsamplings that simplejpeg does not know, and sees a missing end only. Peak memory at upright JPEG is the
-  picture itself, twice that while one is turned by 90 degrees.
+- **JPEG** goes through simplejpeg, which decodes straight into the array with the GIL released. The rare
+  subsamplings it does not know go through Pillow, which sees a missing end, but no damage before it.
+  Peak memory is the picture itself, twice that while one is turned.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from pipeline_steps.image.headers import (
     jpeg_facts,
     stored_size,
 )
+from pipeline_steps.image.png_rows import check_rows
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -212,6 +213,8 @@ def _read_with_pillow(
             orientation = _whole_number(image.tag_v2.get(0x0112, UPRIGHT))
         _check_size(size, max_pixels)
         image.load()
+        if image_format == "PNG":
+            check_rows(data)
         if image_format in {"PNG", "WEBP"}:  # a PNG may have its EXIF behind the pixels
             orientation = exif_orientation(image.info.get("exif", b""))
         pixels = _pixels_of(_rgb(image))

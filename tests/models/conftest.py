@@ -1,22 +1,13 @@
-"""Models with random weights, and pictures to show them."""
+"""What the tests of models share; `random_models.py` holds what they are made of."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from safetensors.torch import save_file
-from torch import nn
-
-from consumer.models.architectures import ARCHITECTURES
-from pipeline_steps.artifacts import Pixels
-from pipeline_steps.models import ModelKind, ModelSpec
+from random_models import ModelFolder
 
 
 @pytest.fixture(autouse=True)
@@ -26,65 +17,6 @@ def _repeatable() -> Iterator[None]:
         yield
 
 
-def network(architecture: str, classes: int = 0) -> nn.Module:
-    """Return it with random weights, as its builder makes it, and seeded."""
-    torch.manual_seed(0)
-    return ARCHITECTURES[architecture](classes)
-
-
-def spec(kind: ModelKind, *, classes: int = 0, **changes: Any) -> ModelSpec:
-    fields = {"version": "1", "sha256": "", "threshold": 0.5, "input_size": 256} | changes
-    return ModelSpec(name="m", kind=kind, classes=tuple("abcdefgh"[:classes]), **fields)
-
-
-def photo(height: int, width: int, seed: int = 0) -> Pixels:
-    """Return a picture with shapes in it, so that even untrained networks answer it unevenly."""
-    rng = np.random.default_rng(seed)
-    pixels = np.full((height, width, 3), rng.integers(60, 120, 3), np.uint8)
-    for _ in range(30):
-        x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
-        side = int(rng.integers(5, max(6, min(height, width) // 4)))
-        pixels[y : y + side, x : x + side] = rng.integers(0, 256, 3)
-    return pixels
-
-
-class ModelFolder:
-    """A folder with a `models.yaml`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.models: list[dict[str, Any]] = []
-
-    def add(self, name: str, kind: str, architecture: str, *, classes: int = 0, **fields: Any) -> Path:
-        """Add a model with random weights, kept in 16 bits as ours are, and return its file."""
-        state = network(architecture, classes).state_dict()
-        small = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-        file = self.path / f"{name}.safetensors"
-        save_file(small, file)
-        self.models.append(
-            {
-                "name": name,
-                "kind": kind,
-                "architecture": architecture,
-                "weights": file.name,
-                "sha256": sha256(file),
-                "version": "1",
-                "classes": list("abcdefgh"[:classes]),
-                "input_size": 256,
-                "max_batch": 2,
-            }
-            | fields
-        )
-        (self.path / "models.yaml").write_text(yaml.safe_dump({"models": self.models}))
-        return file
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> ModelFolder:
     return ModelFolder(tmp_path)
-
-
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-

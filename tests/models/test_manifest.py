@@ -80,6 +80,7 @@ def test_everything_wrong_is_said_at_once_with_its_path() -> None:
         ({"classes": ["plant", "plant"]}, "classes", "named twice: plant"),
         ({"kind": "sam"}, "classes", "has none"),
         ({"kind": "torchscript"}, "weights", "archive"),
+        ({"kind": "torchscript", "weights": "p.pt", "dtype": "float16"}, "dtype", "as it was made to"),
         ({"architecture": ""}, "architecture", "needs one"),
         ({"max_batch": 0}, "max_batch", "greater than or equal to 1"),
         ({"input_size": "640"}, "input_size", "valid integer"),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from random_models import network, photo, spec
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
@@ -17,8 +18,6 @@ from consumer.models.sam import SamEmbedding, SamRunner
 from pipeline_steps.artifacts import Mask, Pixels
 from pipeline_steps.errors import ModelUnavailable
 from pipeline_steps.models import ModelKind
-
-from .conftest import network, photo, spec
 
 CPU = torch.device("cpu")
 

@@ -17,6 +17,10 @@ class Bells:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def waiting(self, name: str) -> int:
+        """How many wait for this subscription."""
+        return len(self._waiting.get(name, ()))
+
     async def wait(self, name: str, seconds: float | None) -> bool:
         """Wait for a ring; False if the time passed without one."""
         waiter = asyncio.get_running_loop().create_future()

@@ -27,6 +27,8 @@ class Rpc:
     ack_ids: tuple[str, ...] = ()
     seconds: int | None = None
     """The deadline a ModifyAckDeadline asks for."""
+    peer: str = ""
+    """The connection it came over."""
 
 
 @dataclass(eq=False)

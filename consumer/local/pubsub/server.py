@@ -156,6 +156,10 @@ class EmbeddedPubSub:
 
         return self.run(count)
 
+    def waiting(self, subscription: str) -> int:
+        """How many pulls and streams wait for a message of the subscription."""
+        return self.run(lambda _: self._bells.waiting(subscription))
+
     @property
     def rpcs(self) -> list[Rpc]:
         """Every call so far, oldest first."""

@@ -96,7 +96,7 @@ class Services:
         """The handler of one method: recorded, disturbed if a fault says so, refusals made statuses."""
 
         async def guarded(request: Any, context: Context) -> Any:
-            self._faults.rpcs.append(_record(method, request))
+            self._faults.rpcs.append(_record(method, request, context.peer()))
             fault = self._faults.hit(method, request)
             try:
                 if fault is not None:
@@ -208,7 +208,7 @@ class Services:
             first = await anext(requests, None)
             if first is None:
                 return
-            self._faults.rpcs.append(_record("StreamingPull", first))
+            self._faults.rpcs.append(_record("StreamingPull", first, context.peer()))
             fault = self._faults.hit("StreamingPull", first)
             if fault is not None:
                 await _disturb(fault, _nothing, first, context)
@@ -251,13 +251,14 @@ async def _nothing(_request: Any, _context: Context) -> None:
     """What a disturbed stream has done before it is disturbed."""
 
 
-def _record(method: str, request: Any) -> Rpc:
-    at = time.monotonic()
+def _record(method: str, request: Any, peer: str) -> Rpc:
+    ids, ack_ids, seconds = 0, (), None
     if method in ("Acknowledge", "ModifyAckDeadline"):
+        ack_ids = tuple(request.ack_ids)
+        ids = len(ack_ids)
         seconds = request.ack_deadline_seconds if method == "ModifyAckDeadline" else None
-        return Rpc(method, at, len(request.ack_ids), tuple(request.ack_ids), seconds)
-    if method == "Publish":
-        return Rpc(method, at, len(request.messages))
-    if method == "Pull":
-        return Rpc(method, at, request.max_messages)
-    return Rpc(method, at, 0)
+    elif method == "Publish":
+        ids = len(request.messages)
+    elif method == "Pull":
+        ids = request.max_messages
+    return Rpc(method, time.monotonic(), ids, ack_ids, seconds, peer)

@@ -76,9 +76,18 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, *, depth: int, colour: int, rows: bytes, before: bytes = b"") -> bytes:
+def png(
+    width: int,
+    height: int,
+    *,
+    depth: int,
+    colour: int,
+    rows: bytes,
+    before: bytes = b"",
+    interlaced: bool = False,
+) -> bytes:
     """Return a PNG of raw `rows`, each of which begins with its filter byte; `before` comes before them."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", header)
@@ -88,8 +97,13 @@ def png(width: int, height: int, *, depth: int, colour: int, rows: bytes, before
     )
 
 
-def tiff(samples: npt.NDArray[np.uint16], *, photometric: int, order: str = "<") -> bytes:
-    """Return an uncompressed 16-bit TIFF of (h, w) or (h, w, channels) samples, little- or big-endian."""
+def tiff(
+    samples: npt.NDArray[np.uint16], *, photometric: int, order: str = "<", tile: int | None = None
+) -> bytes:
+    """Return an uncompressed 16-bit TIFF of (h, w) or (h, w, channels) samples, little- or big-endian.
+
+    With `tile`, the samples are said to be one tile of that width and height.
+    """
     height, width = samples.shape[:2]
     channels = samples.shape[2] if samples.ndim == 3 else 1
     data = samples.astype(f"{order}u2").tobytes()
@@ -100,6 +114,9 @@ def tiff(samples: npt.NDArray[np.uint16], *, photometric: int, order: str = "<")
         256: (4, 1, width), 257: (4, 1, height), 258: depths, 259: (3, 1, 1), 262: (3, 1, photometric),
         273: (4, 1, 8), 277: (3, 1, channels), 278: (4, 1, height), 279: (4, 1, len(data)),
     }  # fmt: skip
+    if tile:
+        del entries[273], entries[278], entries[279]
+        entries |= {322: (4, 1, tile), 323: (4, 1, tile), 324: (4, 1, 8), 325: (4, 1, len(data))}
     directory = struct.pack(f"{order}H", len(entries))
     for tag, (kind, count, value) in entries.items():
         small = kind == 3 and count == 1

@@ -1,0 +1,58 @@
+"""A reader of a topic for local mode: takes every message of a subscription, keeps it, and acks it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from consumer.broker import BrokerError, Delivery, Subscriber
+
+log = structlog.get_logger()
+
+_AT_A_TIME = 100
+_PAUSE = 0.5
+
+
+class Collector:
+    """Collects deliveries while its context lasts.
+
+    Args:
+        subscriber: closed with the context.
+        taken: told of each delivery, before it is acked.
+    """
+
+    def __init__(self, subscriber: Subscriber, taken: Callable[[Delivery], None] = lambda _: None) -> None:
+        self._subscriber = subscriber
+        self._taken = taken
+        self._task: asyncio.Task[None] | None = None
+        self.deliveries: list[Delivery] = []
+        """In the order they came; the broker may deliver one twice."""
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._collect(), name="collector")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        await self._subscriber.close()
+
+    async def _collect(self) -> None:
+        while True:
+            try:
+                deliveries = await self._subscriber.pull(_AT_A_TIME)
+                for delivery in deliveries:
+                    self.deliveries.append(delivery)
+                    self._taken(delivery)
+                if deliveries:
+                    await self._subscriber.acknowledge([delivery.ack_id for delivery in deliveries])
+            except BrokerError as error:
+                log.warning("collector_waits", error=str(error))
+                await asyncio.sleep(_PAUSE)

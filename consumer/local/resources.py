@@ -1,0 +1,92 @@
+"""The topics and subscriptions of local mode, made through Google's own clients on whatever server there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.api_core import exceptions as api
+from google.protobuf.duration_pb2 import Duration
+from google.pubsub_v1 import types
+from google.pubsub_v1.services.publisher import PublisherClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber import SubscriberClient
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+from consumer.broker.pubsub import Endpoint
+from consumer.settings import full_name
+
+ACK_DEADLINE = 10
+"""Seconds, the shortest there is: the lease keeper must not need more."""
+MAX_DELIVERY_ATTEMPTS = 100
+"""The broker's own dead-lettering is only a net below the worker's."""
+_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Names within one project."""
+
+    project: str = "local"
+    requests_topic: str = "requests"
+    results_topic: str = "results"
+    dead_letter_topic: str = "dead-letters"
+    worker_subscription: str = "worker"
+    results_subscription: str = "results"
+    dead_letter_subscription: str = "dead-letters"
+
+    def topic(self, name: str) -> str:
+        """Return a topic's full name."""
+        return full_name("topics", name, self.project)
+
+    def subscription(self, name: str) -> str:
+        """Return a subscription's full name."""
+        return full_name("subscriptions", name, self.project)
+
+
+def create_resources(resources: Resources, endpoint: Endpoint) -> None:
+    """Create what is missing; what is there already stays as it is. Blocks."""
+    channel = endpoint.connect()
+    try:
+        publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
+        subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+        for topic in (resources.requests_topic, resources.results_topic, resources.dead_letter_topic):
+            _unless_there(publisher.create_topic, types.Topic(name=resources.topic(topic)))
+        for subscription in _subscriptions(resources):
+            _unless_there(subscriber.create_subscription, subscription)
+    finally:
+        channel.close()
+
+
+def _subscriptions(resources: Resources) -> list[types.Subscription]:
+    def of(name: str, topic: str, **policies: Any) -> types.Subscription:
+        return types.Subscription(
+            name=resources.subscription(name),
+            topic=resources.topic(topic),
+            ack_deadline_seconds=ACK_DEADLINE,
+            **policies,
+        )
+
+    return [
+        of(
+            resources.worker_subscription,
+            resources.requests_topic,
+            retry_policy=types.RetryPolicy(
+                minimum_backoff=Duration(seconds=1), maximum_backoff=Duration(seconds=60)
+            ),
+            dead_letter_policy=types.DeadLetterPolicy(
+                dead_letter_topic=resources.topic(resources.dead_letter_topic),
+                max_delivery_attempts=MAX_DELIVERY_ATTEMPTS,
+            ),
+        ),
+        of(resources.results_subscription, resources.results_topic),
+        of(resources.dead_letter_subscription, resources.dead_letter_topic),
+    ]
+
+
+def _unless_there(create: Callable[..., Any], request: Any) -> None:
+    try:
+        create(request=request, timeout=_TIMEOUT)
+    except api.AlreadyExists:
+        return

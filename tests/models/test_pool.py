@@ -1,0 +1,394 @@
+"""The pool as steps see it, with real networks and with simulated ones."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from random_models import ModelFolder, network, photo, spec
+
+from consumer.models.batcher import AnyRunner, BatchInfo
+from consumer.models.detection import DetectionRunner
+from consumer.models.device import Device
+from consumer.models.manifest import Manifest, ModelEntry, load_manifest
+from consumer.models.pool import ModelPool, Place
+from consumer.models.simulated import SimulatedDevice, SimulatedLoader, SimulatedRunner
+from consumer.models.threads import cpu_limit
+from consumer.models.torch_device import TorchDevice, choose_devices
+from consumer.models.torch_loader import torch_pool
+from pipeline_steps.errors import DeviceOverloaded, InvalidInput, ModelMismatch, ModelUnavailable
+from pipeline_steps.models import LocalMasks, ModelKind
+
+PICTURE = photo(40, 40)
+
+
+def entry(name: str, **fields: Any) -> ModelEntry:
+    known = {
+        "name": name,
+        "kind": "detection",
+        "architecture": "x",
+        "weights": "x.pt",
+        "sha256": "0" * 64,
+        "version": "1",
+        "classes": ("a",),
+        "input_size": 64,
+    }
+    return ModelEntry.model_validate(known | fields)
+
+
+class Stage:
+    """A pool of simulated models."""
+
+    def __init__(self, *models: ModelEntry, **runners: SimulatedRunner) -> None:
+        self.runners = {model.name: SimulatedRunner(id) for model in models} | runners
+        self.loader = SimulatedLoader(self.runners)
+        self.told: list[BatchInfo] = []
+        manifest = Manifest("/models", models)
+        self.pool = ModelPool(manifest, [SimulatedDevice()], self.loader, on_batch=self.told.append)
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]], pool: ModelPool) -> None:
+    async def whole() -> None:
+        try:
+            await scenario()
+        finally:
+            await pool.close()
+
+    asyncio.run(whole())
+
+
+def test_pinned_models_are_warm_before_it_is_ready_and_lazy_ones_are_not() -> None:
+    stage = Stage(entry("plants"), entry("trays"), entry("rare", pinned=False))
+
+    async def scenario() -> None:
+        assert not stage.pool.ready
+        await stage.pool.start()
+        assert stage.pool.ready
+        assert stage.loader.loads == ["plants", "trays"]
+        assert stage.runners["plants"].warmed_up == [1, 2, 4, 8]
+        assert stage.runners["rare"].warmed_up == []
+
+    run(scenario, stage.pool)
+    assert not stage.pool.ready
+
+
+def test_a_lazy_model_is_loaded_once_however_many_ask() -> None:
+    stage = Stage(entry("rare", pinned=False))
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        await asyncio.gather(*(stage.pool.detect("rare", [PICTURE]) for _ in range(5)))
+        assert stage.loader.loads == ["rare"]
+        assert stage.runners["rare"].warmed_up == [1, 2, 4, 8]
+
+    run(scenario, stage.pool)
+
+
+class SlowLoader(SimulatedLoader):
+    """Loads a model when it is told to."""
+
+    def __init__(self, runners: Mapping[str, AnyRunner]) -> None:
+        super().__init__(runners)
+        self.asked = asyncio.Event()
+        self.may_load = asyncio.Event()
+
+    async def load(self, model: ModelEntry) -> Place:
+        if model.name == "slow":
+            self.asked.set()
+            await self.may_load.wait()
+        return await super().load(model)
+
+
+def test_loading_one_model_does_not_hold_up_another() -> None:
+    async def scenario() -> None:
+        loader = SlowLoader({"slow": SimulatedRunner(), "plants": SimulatedRunner()})
+        manifest = Manifest("/models", [entry("slow", pinned=False), entry("plants")])
+        pool = ModelPool(manifest, [SimulatedDevice()], loader)
+        await pool.start()
+        gives_up = asyncio.create_task(pool.detect("slow", [PICTURE]))
+        await loader.asked.wait()
+        assert len(await pool.detect("plants", [PICTURE])) == 1
+
+        waits = asyncio.create_task(pool.detect("slow", [PICTURE]))
+        gives_up.cancel()
+        await asyncio.wait([gives_up])
+        loader.may_load.set()
+
+        assert len(await waits) == 1
+        assert loader.loads.count("slow") == 1
+        await pool.close()
+
+    asyncio.run(scenario())
+
+
+class FailingLoader(SimulatedLoader):
+    """Fails the first time, as a bucket does that is out of reach for a while."""
+
+    async def load(self, model: ModelEntry) -> Place:
+        place = await super().load(model)
+        if len(self.loads) == 1:
+            raise ModelUnavailable("out of reach")
+        return place
+
+
+def test_a_lazy_model_that_did_not_load_is_tried_again() -> None:
+    pool = ModelPool(
+        Manifest("/models", [entry("m", pinned=False)]),
+        [SimulatedDevice()],
+        FailingLoader({"m": SimulatedRunner()}),
+    )
+
+    async def scenario() -> None:
+        with pytest.raises(ModelUnavailable, match="out of reach"):
+            await pool.detect("m", [PICTURE])
+        assert len(await pool.detect("m", [PICTURE])) == 1
+
+    run(scenario, pool)
+
+
+def test_a_failed_warm_up_is_a_failed_start() -> None:
+    class Broken(SimulatedRunner):
+        def warm_up(self) -> None:
+            raise RuntimeError("no kernel image is available")
+
+    stage = Stage(entry("plants"), plants=Broken())
+
+    async def scenario() -> None:
+        with pytest.raises(
+            ModelUnavailable, match="'plants' did not survive its warm-up on simulated: .*no kernel"
+        ):
+            await stage.pool.start()
+        assert not stage.pool.ready
+
+    run(scenario, stage.pool)
+
+
+def test_messages_share_batches_and_take_turns() -> None:
+    def numbered(first: int) -> list[Any]:
+        return [np.full((1, 1, 3), first + n, np.uint8) for n in range(6)]
+
+    stage = Stage(entry("plants"), plants=SimulatedRunner(lambda item: int(item[0, 0, 0]), largest=4))
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        acme = stage.pool.for_job("job 1", "acme")
+        other = stage.pool.for_job("job 2", "other")
+        assert await asyncio.gather(
+            acme.detect("plants", numbered(0)), other.detect("plants", numbered(100))
+        ) == [list(range(6)), list(range(100, 106))]
+
+    run(scenario, stage.pool)
+
+    seen = [[int(item[0, 0, 0]) for item in batch] for batch in stage.runners["plants"].batches]
+    assert seen == [[0, 100, 1, 101], [2, 102, 3, 103], [4, 104, 5, 105]]
+    assert [info.size for info in stage.told] == [4, 4, 4]
+
+
+def test_a_tenant_gets_its_own_model() -> None:
+    stage = Stage(
+        entry("plants", tenants={"acme": "acme_plants"}),
+        entry("acme_plants", version="7"),
+        plants=SimulatedRunner(lambda _: "everybody's"),
+        acme_plants=SimulatedRunner(lambda _: "acme's"),
+    )
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        for tenant, version, answer in (("acme", "7", "acme's"), ("other", "1", "everybody's")):
+            models = stage.pool.for_job("job", tenant)
+            assert models.spec("plants").version == version
+            assert await models.detect("plants", [PICTURE]) == [answer]
+
+    run(scenario, stage.pool)
+
+
+def test_a_wrong_name_or_kind_is_said() -> None:
+    stage = Stage(entry("plants"))
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        with pytest.raises(ModelUnavailable, match="no model is named 'plant'; did you mean 'plants'"):
+            await stage.pool.detect("plant", [PICTURE])
+        with pytest.raises(ModelUnavailable, match="known: plants"):
+            stage.pool.spec("zebra")
+        with pytest.raises(ModelMismatch, match="'plants' is a detection model, not sam"):
+            await stage.pool.embed("plants", [PICTURE])
+
+    run(scenario, stage.pool)
+
+
+def test_what_does_not_fit_into_memory_alone_is_the_callers_to_know() -> None:
+    stage = Stage(entry("plants"), plants=SimulatedRunner(memory=0))
+
+    async def scenario() -> None:
+        with pytest.raises(DeviceOverloaded, match="'plants'"):
+            await stage.pool.detect("plants", [PICTURE])
+
+    run(scenario, stage.pool)
+
+
+def test_a_closed_pool_answers_nobody() -> None:
+    stage = Stage(entry("plants"))
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        await stage.pool.close()
+        with pytest.raises(ModelUnavailable, match="shutting down"):
+            await stage.pool.detect("plants", [PICTURE])
+        assert stage.pool.busy_for() == 0
+        assert stage.pool.waiting() == 0
+
+    run(scenario, stage.pool)
+
+
+def test_a_folder_of_real_models_answers_every_call(folder: ModelFolder) -> None:
+    folder.add("plants", "detection", "fcos_small", classes=2, input_size=128)
+    folder.add("sam", "sam", "sam_small")
+    folder.add("kinds", "classification", "small_classifier", classes=3, input_size=64)
+    folder.add("leaves", "instance", "maskrcnn_small", classes=1, input_size=128, max_batch=1)
+    told: list[BatchInfo] = []
+    pool = torch_pool(load_manifest(folder.path), ["cpu"], cache=folder.path / "cache", on_batch=told.append)
+    pictures = [photo(90, 120, seed) for seed in range(3)]
+
+    async def scenario() -> None:
+        await pool.start()
+        assert pool.ready
+        boxes = await pool.detect("plants", pictures)
+        direct = DetectionRunner(
+            network("fcos_small", 2).half().float(),
+            spec(ModelKind.DETECTION, classes=2, input_size=128),
+            torch.device("cpu"),
+            1,
+        )
+        for picture, found in zip(pictures, boxes, strict=True):
+            (expected,) = direct.run([direct.prepare(picture)])
+            np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-2)
+        assert [len(found) for found in await pool.classify("kinds", pictures)] == [3, 3, 3]
+        assert all(isinstance(found, LocalMasks) for found in await pool.instances("leaves", pictures))
+
+        one, other, _ = await pool.embed("sam", pictures)
+        square = np.array([[10, 10, 60, 60], [5, 40, 110, 85]], np.float32)
+        masks = await pool.masks_of_boxes("sam", one, square)
+        assert len(masks.mask) == len(masks.score) == len(masks.xyxy) == len(masks.label) == 2
+        for mask, box in zip(masks.mask, masks.xyxy, strict=True):
+            assert box.tolist() == [
+                mask.x,
+                mask.y,
+                mask.x + mask.bits.shape[1],
+                mask.y + mask.bits.shape[0],
+            ]
+        assert len((await pool.masks_of_points("sam", other, square[:, :2])).mask) == 2
+        empty = await pool.masks_of_boxes("sam", one, np.zeros((0, 4), np.float32))
+        assert (len(empty.mask), empty.xyxy.shape) == (0, (0, 4))
+        with pytest.raises(InvalidInput, match=r"expected prompts of \(n, 2\), got \(2, 4\)"):
+            await pool.masks_of_points("sam", one, square)
+        with pytest.raises(ModelMismatch, match="did not make the embedding"):
+            await pool.masks_of_boxes("sam", object(), square)
+
+    run(scenario, pool)
+    assert {info.model for info in told} == {"plants", "sam", "kinds", "leaves"}
+
+
+def test_a_model_with_wrong_weights_is_a_failed_start(folder: ModelFolder) -> None:
+    file = folder.add("plants", "detection", "fcos_small", classes=2)
+    file.write_bytes(file.read_bytes()[:-1])
+    pool = torch_pool(load_manifest(folder.path), ["cpu"], cache=folder.path / "cache")
+
+    async def scenario() -> None:
+        with pytest.raises(ModelUnavailable, match=r"plants\.safetensors has sha256"):
+            await pool.start()
+
+    run(scenario, pool)
+
+
+def test_a_kind_nothing_runs_yet_is_a_failed_start(folder: ModelFolder) -> None:
+    folder.add("vectors", "embedding", "small_classifier", classes=1)
+    folder.models[0]["classes"] = []
+    manifest = Manifest(str(folder.path), [ModelEntry.model_validate(folder.models[0])])
+    pool = torch_pool(manifest, ["cpu"], cache=folder.path)
+
+    async def scenario() -> None:
+        with pytest.raises(ModelUnavailable, match="runs no embedding models"):
+            await pool.start()
+
+    run(scenario, pool)
+
+
+def test_pictures_are_not_kept_once_they_are_answered() -> None:
+    class Picture:
+        size = 0
+
+    stage = Stage(entry("plants"))
+    runner = stage.runners["plants"]
+
+    async def scenario() -> None:
+        picture = Picture()
+        kept = weakref.ref(picture)
+        await stage.pool.detect("plants", [picture])  # type: ignore[list-item]
+        runner.batches.clear()
+        # One more piece of work, so that the thread has let go of the one before.
+        await stage.pool.detect("plants", [PICTURE])
+        del picture
+        gc.disable()
+        try:
+            assert kept() is None
+        finally:
+            gc.enable()
+
+    run(scenario, stage.pool)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "mps", ""])
+def test_a_device_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(ModelUnavailable, match=f"device '{name}'"):
+        TorchDevice(name)
+
+
+def test_the_cpu_knows_when_it_is_out_of_memory() -> None:
+    device: Device = TorchDevice("cpu")
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+
+    assert device.is_out_of_memory(caught.value)
+    assert device.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not device.is_out_of_memory(RuntimeError("shape mismatch"))
+    device.release_memory()
+
+
+def test_devices_are_those_named_else_all_gpus_else_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_devices(["cuda:1"]) == ["cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_devices([]) == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_devices([]) == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "900000 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({}, 4),
+    ],
+)
+def test_threads_follow_the_containers_share_not_the_nodes_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+
+    assert cpu_limit(tmp_path) == cores
