@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,12 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from consumer.broker import Delivery
 from consumer.errors import MalformedMessage
 from consumer.jobs import Ids, Job, Source, result_id
-from consumer.pipeline.definition import definition_problems, limit_problems, read_definition
+from consumer.pipeline.definition import (
+    definition_problems,
+    limit_problems,
+    read_definition,
+    size_problems,
+)
 from consumer.pipeline.problems import Problem, problems_of
 from consumer.presets import Presets, with_confidence
 from consumer.routes import Routes, is_our_own
@@ -24,6 +30,11 @@ FORCE = "mlworker-force"
 REPLAY_COUNT = "mlworker-replay-count"
 OUTPUT_MARK = "mlworker-output"
 """Metadata of every object the worker writes; the value is the object's own `bucket/name`."""
+MAX_UNREAD = 20
+"""Unknown keys that a result names."""
+
+_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C trace context, version 00."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +135,10 @@ class Decoder:
             Problem(f"pipeline_definition.{problem.path}", problem.message)
             for problem in limit_problems(definition)
         ]
+        problems += size_problems(raw.get("settings"), "settings")
         if problems:
             raise MalformedMessage(problems)
+        _check_nesting(raw)
         try:
             request = ProcessingRequest.model_validate(raw)
         except ValidationError as error:
@@ -142,10 +155,11 @@ class Decoder:
             pipeline_name=_text(request.settings.get("pipeline_name")),
             trace_parent=_trace(delivery),
             replay_count=_replays(delivery),
-            warnings=_unknown_keys(request.model_extra),
+            warnings=_unread("", request.model_extra),
         )
 
     def _named(self, raw: dict[str, Any], delivery: Delivery) -> Job:
+        _check_nesting(raw)
         try:
             request = NamedPipelineRequest.model_validate(raw)
         except ValidationError as error:
@@ -154,18 +168,15 @@ class Decoder:
         if preset is None:
             raise MalformedMessage([Problem("pipeline", f"no preset is named {request.pipeline!r}; {hint}")])
         definition, content = preset.definition, preset.raw
-        options = dict(request.options or {})
-        confidence = options.pop("confidence_override", None)
-        if confidence is not None:
-            if isinstance(confidence, bool) or not isinstance(confidence, int | float):
-                raise MalformedMessage(
-                    [Problem("options.confidence_override", "should be a number from 0 to 1")]
-                )
-            content = with_confidence(content, confidence)
-            changed, problems = read_definition(content)
-            if changed is None:
+        options = {name: value for name, value in (request.options or {}).items() if value is not None}
+        if "confidence_override" in options:
+            changed = with_confidence(content, _fraction(options, "confidence_override"))
+            if changed != content:
+                del options["confidence_override"]
+            overridden, problems = read_definition(changed)
+            if overridden is None:
                 raise MalformedMessage(problems)
-            definition = changed
+            definition, content = overridden, changed
         ids = Ids(request.tenant_id, request.session_id, request.image_id)
         source = Source(*split_object_url(request.image_url))
         return Job(
@@ -178,8 +189,7 @@ class Decoder:
             pipeline_name=request.pipeline,
             trace_parent=_trace(delivery),
             replay_count=_replays(delivery),
-            warnings=_unknown_keys(request.model_extra)
-            + tuple(f"options.{name}: not read" for name in options),
+            warnings=_unread("", request.model_extra) + _unread("options.", options),
         )
 
 
@@ -212,6 +222,22 @@ def known_of(data: bytes) -> Known | None:
     return Known(ids, source, _text(raw.get("callback_url")))
 
 
+def _fraction(options: Mapping[str, JsonValue], name: str) -> float:
+    value = options[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        shown = str(value)[:80]
+        raise MalformedMessage([Problem(f"options.{name}", f"should be a number from 0 to 1, got {shown!r}")])
+    return value
+
+
+def _check_nesting(raw: dict[str, Any]) -> None:
+    """Refuse what can be read, but is too deep to be named in a problem or hashed into an identity."""
+    try:
+        orjson.dumps(raw)
+    except orjson.JSONEncodeError as error:
+        raise MalformedMessage([Problem("(message)", f"nested too deep: {str(error).lower()}")]) from error
+
+
 def _json(data: bytes) -> dict[str, Any]:
     try:
         raw = orjson.loads(data)
@@ -222,8 +248,12 @@ def _json(data: bytes) -> dict[str, Any]:
     return raw
 
 
-def _unknown_keys(extra: Mapping[str, JsonValue] | None) -> tuple[str, ...]:
-    return tuple(f"{name}: unknown key, not read" for name in sorted(extra or {}))
+def _unread(parent: str, unknown: Mapping[str, JsonValue] | None) -> tuple[str, ...]:
+    """Return a warning for each key that nothing reads; of very many, only for the first."""
+    names = sorted(unknown or {})
+    shown = tuple(f"{parent}{name[:80]}: unknown key, not read" for name in names[:MAX_UNREAD])
+    more = len(names) - len(shown)
+    return (*shown, f"{parent}: {more} more unknown keys, not read") if more else shown
 
 
 def _uuid(value: str | None, seed: str) -> UUID:
@@ -243,7 +273,9 @@ def _replays(delivery: Delivery) -> int:
 
 
 def _trace(delivery: Delivery) -> str | None:
-    return delivery.attributes.get("traceparent") or delivery.attributes.get("googclient_traceparent")
+    """Return the publisher's trace, if it is one: it becomes a header of the callback."""
+    given = (delivery.attributes.get(name, "") for name in ("traceparent", "googclient_traceparent"))
+    return next((value for value in given if _TRACE_PARENT.fullmatch(value)), None)
 
 
 def _text(value: JsonValue) -> str | None:

@@ -101,7 +101,7 @@ class GivingUp:
         if may_reply:
             try:
                 await self.patience.persist(
-                    f"callback {self.backend.host(job)}", lambda: self.backend.deliver(job, result)
+                    self.backend.destination(job), lambda: self.backend.deliver(job, result)
                 )
             except CallbackFailed as error:
                 # The dead letter is safe, and the backend has said that it does not want to know.

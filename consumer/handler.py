@@ -18,7 +18,7 @@ import structlog
 from consumer.broker import Delivery
 from consumer.broker.leases import Lease
 from consumer.decode import Decoder, Ignored, Notified, known_of
-from consumer.errors import FencedOff, HoldExpired, MalformedMessage
+from consumer.errors import CallbackFailed, FencedOff, HoldExpired, MalformedMessage
 from consumer.giving_up import GivingUp
 from consumer.jobs import Job, result_id
 from consumer.ledger import Ledger
@@ -113,6 +113,7 @@ class Handler:
             result_id=job.result_id,
         )
         self.rules.check(job.ids, job.source)
+        self.backend.check(job)
         handling.may_reply = True
         pipeline = self._parse(job)
         for warning in (*job.warnings, *pipeline.warnings):
@@ -162,7 +163,7 @@ class Handler:
             await self.backend.deliver(job, result)
 
         await self.patience.persist("results topic", publish)
-        await self.patience.persist(f"callback {self.backend.host(job)}", call_back)
+        await self.patience.persist(self.backend.destination(job), call_back)
 
     async def _decode(self, handling: Handling) -> Job | Ignored:
         decoded = self.decoder.decode(handling.delivery)
@@ -238,7 +239,8 @@ class Handler:
         )
         try:
             self.rules.check(known.ids, known.source)
-        except NotAllowed:
+            self.backend.check(handling.job)
+        except (NotAllowed, CallbackFailed):
             return
         handling.may_reply = True
 

@@ -91,6 +91,8 @@ class BucketLedger:
         data, metadata = result.model_dump_json().encode(), {_MESSAGE: message_id}
         if result.status == "failed":
             await self._write(job, "failed", data, metadata)
+            # The attempts are used up; a replay has its own.
+            await self._store.delete(self._bucket, _name(job, "attempts"))
             return result
         try:
             await self._write(job, "json", data, metadata, only_if_new=True)
@@ -135,6 +137,8 @@ class BucketLedger:
         return f"gs://{self._bucket}/{_name(job, 'json')}"
 
     async def _is_current(self, job: Job, result: ProcessingResult) -> bool:
+        if job.source.generation is not None:
+            return True  # the identity itself names the generation
         try:
             info = await self._store.stat(job.source.bucket, job.source.name)
         except ObjectMissing:

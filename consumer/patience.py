@@ -95,9 +95,13 @@ class Patience:
         """
         held = self._destinations.setdefault(destination, _Destination())
         started = self.clock()
+        since: float | None = None
+        """Since when it is about this message: an outage waited through before does not count."""
         waits = iter(_backoff(self.wait_initial, self.wait_max))
 
         def decide(error: Exception) -> bool | float:
+            nonlocal since
+            asked = getattr(error, "retry_after", None) or 0.0
             match verdict_of(error):
                 case Verdict.TELL:
                     return False
@@ -107,13 +111,13 @@ class Patience:
                             f"{destination} was away for {self.hold_timeout:g} s: {error}"
                         ) from error
                     self._note(destination, held, error)
-                    return next(waits)
+                    return max(next(waits), asked)
                 case _:
                     # Others get through, or the peer answers: it is about this message.
-                    if self.clock() - started > self._limit(error):
+                    since = self.clock() if since is None else since
+                    if self.clock() - since >= self._limit(error):
                         return False
-                    asked = getattr(error, "retry_after", None)
-                    return max(next(waits), asked or 0.0)
+                    return max(next(waits), asked)
 
         with _waiting(held):
             async for attempt in stamina.retry_context(on=decide, attempts=None, timeout=None):

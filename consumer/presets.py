@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from consumer.pipeline.definition import read_definition
-from consumer.pipeline.problems import Problem, nearest
+from consumer.pipeline.problems import ROOT, Problem, nearest, problems_of
 from contracts.pipeline import PipelineDefinition
 
 _OLD_NAMES = {"estimation": "count"}
 """Steps of the older worker under the names they have now."""
+_SETTINGS: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
 
 class InvalidPresets(ValueError):
@@ -51,8 +52,13 @@ def load_presets(path: Path | None = None) -> Presets:
     Raises:
         InvalidPresets: naming the file and every problem.
     """
-    text = path.read_text() if path else files("consumer").joinpath("presets.yaml").read_text()
-    return parse_presets(yaml.safe_load(text), str(path or "presets.yaml"))
+    where = str(path or "presets.yaml")
+    try:
+        text = path.read_text() if path else files("consumer").joinpath("presets.yaml").read_text()
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidPresets(f"{where}: not a file of YAML: {error}") from error
+    return parse_presets(content, where)
 
 
 def parse_presets(content: object, where: str) -> Presets:
@@ -65,7 +71,7 @@ def parse_presets(content: object, where: str) -> Presets:
         raise InvalidPresets(f"{where}: expected a mapping with the key `pipelines`: name to list of steps")
     settings = content.get("settings") or {}
     found: dict[str, Preset] = {}
-    problems: list[Problem] = []
+    problems = _settings_problems(settings)
     for name, steps in content["pipelines"].items():
         raw = {"steps": [_element(step) for step in steps]} if isinstance(steps, list) else {"steps": steps}
         definition, wrong = read_definition(raw)
@@ -79,13 +85,26 @@ def parse_presets(content: object, where: str) -> Presets:
 
 def with_confidence(raw: dict[str, Any], confidence: float) -> dict[str, Any]:
     """Return the definition with every detection's confidence set, as `options.confidence_override` asks."""
+    if raw.get("name") in ("detection", "sahi_detection"):
+        return {**raw, "kwargs": {**raw.get("kwargs", {}), "confidence": confidence}}
+    inner: dict[str, Any] = {
+        key: with_confidence(raw[key], confidence) for key in ("group", "callback", "body") if raw.get(key)
+    }
+    if "steps" in raw:
+        inner["steps"] = [with_confidence(element, confidence) for element in raw["steps"]]
+    return {**raw, **inner}
 
-    def changed(element: dict[str, Any]) -> dict[str, Any]:
-        if element.get("name") in ("detection", "sahi_detection"):
-            return {**element, "kwargs": {**element.get("kwargs", {}), "confidence": confidence}}
-        return element
 
-    return {**raw, "steps": [changed(element) for element in raw["steps"]]}
+def _settings_problems(settings: object) -> list[Problem]:
+    try:
+        _SETTINGS.validate_python(settings)
+    except ValidationError as error:
+        found = problems_of(error)
+        return [
+            replace(wrong, path="settings" if wrong.path == ROOT else f"settings.{wrong.path}")
+            for wrong in found
+        ]
+    return []
 
 
 def _element(step: object) -> object:

@@ -101,7 +101,11 @@ def load_routes(path: Path | None) -> Routes:
     """
     if path is None:
         return Routes()
-    return parse_routes(yaml.safe_load(path.read_text()), str(path))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidRoutes(f"{path}: not a file of YAML: {error}") from error
+    return parse_routes(content, str(path))
 
 
 def parse_routes(content: object, where: str) -> Routes:
@@ -122,9 +126,12 @@ def parse_routes(content: object, where: str) -> Routes:
             continue
         definition, wrong = read_definition(entry.pipeline)
         problems += [Problem(f"routes.{i}.pipeline.{problem.path}", problem.message) for problem in wrong]
-        if "{tenant_id}" not in entry.prefix:
+        if entry.prefix.count("{tenant_id}") != 1 or "{" in entry.prefix.replace("{tenant_id}", ""):
             problems.append(
-                Problem(f"routes.{i}.prefix", "must contain {tenant_id}: the path names the tenant")
+                Problem(
+                    f"routes.{i}.prefix",
+                    "must contain {tenant_id} once, and no other placeholder: the path names the tenant",
+                )
             )
         elif definition is not None:
             folder = re.escape(entry.prefix.rstrip("/")).replace(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue
 
 from contracts.base import Contract
 from contracts.pipeline import PipelineDefinition
@@ -42,8 +42,20 @@ def _check_object_url(url: str) -> str:
     return url
 
 
-TenantId = Annotated[str, AfterValidator(check_tenant_id)]
-ObjectUrl = Annotated[str, Field(max_length=2048), AfterValidator(_check_object_url)]
+def _in_schema(pattern: re.Pattern[str]) -> Any:
+    """Show a pattern in the JSON Schema; the validator beside it says in words what it wants."""
+    return Field(json_schema_extra={"pattern": f"^{pattern.pattern}$"})
+
+
+def _unset_is_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+Settings = Annotated[dict[str, JsonValue], BeforeValidator(_unset_is_empty)]
+TenantId = Annotated[str, AfterValidator(check_tenant_id), _in_schema(_TENANT)]
+ObjectUrl = Annotated[
+    str, Field(max_length=2048), AfterValidator(_check_object_url), _in_schema(re.compile("gs://.+/.+"))
+]
 
 
 class ProcessingRequest(Contract):
@@ -60,7 +72,7 @@ class ProcessingRequest(Contract):
     image_id: UUID
     image_url: ObjectUrl
     pipeline_definition: PipelineDefinition
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
     """Defaults for the parameters of steps that declare to read them; `null` means unset."""
     callback_url: str | None = Field(default=None, max_length=2048)
 

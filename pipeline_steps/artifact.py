@@ -138,7 +138,7 @@ class Artifacts:
                 combined[kind] = type(artifact).merge([cast(Cumulative, earlier), artifact])
             else:
                 combined[kind] = artifact
-        return Artifacts._without_stale(combined, self.stale + later.stale)
+        return Artifacts._consistent(combined, self.stale + later.stale, later.kinds())
 
     @classmethod
     def join(cls, branches: Sequence[Artifacts]) -> Artifacts:
@@ -148,15 +148,30 @@ class Artifacts:
             for artifact in branch:
                 writes.setdefault(type(artifact), []).append(artifact)
         merged = {kind: _merge(kind, parts) for kind, parts in writes.items()}
-        return cls._without_stale(merged, sum(branch.stale for branch in branches))
+        return cls._consistent(merged, sum(branch.stale for branch in branches), frozenset(merged))
 
     @classmethod
-    def _without_stale(cls, by_type: dict[type[Artifact], Artifact], stale: int) -> Artifacts:
-        alive = {kind: thing.id for kind, thing in by_type.items() if isinstance(thing, Things)}
-        for kind, artifact in by_type.items():
-            if any(subject in alive for subject in kind.subjects):
-                by_type[kind], dropped = artifact.without_stale(alive)
-                stale += dropped
+    def _consistent(
+        cls, by_type: dict[type[Artifact], Artifact], stale: int, changed: frozenset[type[Artifact]]
+    ) -> Artifacts:
+        """Drop what is said of things that are gone; only what is `changed`, or speaks of it, is looked at.
+
+        What lost rows may itself have been spoken of, hence again, until nothing more is lost.
+        """
+        for _ in range(len(by_type)):
+            alive = {kind: thing.id for kind, thing in by_type.items() if isinstance(thing, Things)}
+            lost: set[type[Artifact]] = set()
+            for kind, artifact in by_type.items():
+                if any(
+                    subject in alive and not changed.isdisjoint({kind, subject}) for subject in kind.subjects
+                ):
+                    by_type[kind], dropped = artifact.without_stale(alive)
+                    stale += dropped
+                    if dropped:
+                        lost.add(kind)
+            if not lost:
+                break
+            changed = frozenset(lost)
         return cls(MappingProxyType(by_type), stale)
 
 
@@ -178,7 +193,9 @@ def _merge(kind: type[Artifact], parts: list[Artifact]) -> Artifact:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and bool(np.array_equal(a, b))
+        # Text as wide as its longest word has another type when that word is gone, and still says the same.
+        same_type = a.dtype == b.dtype or a.dtype.kind == b.dtype.kind == "U"
+        return same_type and bool(np.array_equal(a, b))
     return bool(a == b)
 
 

@@ -1,4 +1,4 @@
-"""Masks as COCO's run-length encoding, made from the mask's own box without ever filling the whole picture."""
+"""Masks as COCO's run-length encoding, made from each mask's own box without filling the whole picture."""
 
 from __future__ import annotations
 

@@ -23,5 +23,5 @@ def expected_one_of(name: str, known: Iterable[str]) -> str:
     """Return what to say of a `name` that is not `known`: the nearest known one, and all of them."""
     choices = sorted(known)
     nearest = get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}Expected one of: {', '.join(choices) or '(there are none)'}"

@@ -61,7 +61,7 @@ def dilated(bits: Bits, radius: int) -> Bits:
         reach, farthest = 0, min(radius, len(lines) - 1)
         while reach < farthest:
             step = min(reach + 1, farthest - reach)
-            before = lines.copy()
+            before = lines.copy(order="K")  # as it lies in memory: turning it costs more than the rest
             lines[step:] |= before[:-step]
             lines[:-step] |= before[step:]
             reach += step

@@ -20,10 +20,9 @@ _CHANNEL_OPTIONS = [
     # gRPC's own limit of 4 MB is below Pub/Sub's 10: a larger message would never be delivered.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Half-open connections are noticed within 40 s, also while a pull only waits.
+    # While a call is under way, and a pull nearly always is, a dead connection is noticed within 40 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
     # By default gRPC waits up to two minutes before it tries a lost peer again, and meanwhile every call
     # fails at once: work would go on long after an outage is over.
     ("grpc.initial_reconnect_backoff_ms", 500),

@@ -6,6 +6,8 @@ It de-duplicates by `Idempotency-Key`, as backends are asked to; a test can let 
 from __future__ import annotations
 
 import asyncio
+import html
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -83,7 +85,7 @@ class SmallBackend:
     Args:
         pictures: finds annotated pictures for the page.
         publish: what `POST /publish` does with a request.
-        project_page: a line of HTML-free text for the page's head.
+        note: a line for the page's head, such as where photos are dropped; plain text.
     """
 
     def __init__(
@@ -222,7 +224,7 @@ class SmallBackend:
     async def _page(self, request: Request) -> Response:
         del request
         page = files("consumer.local").joinpath("pages/backend.html").read_text()
-        return HTMLResponse(page.replace("{{note}}", self._note))
+        return HTMLResponse(page.replace("{{note}}", html.escape(self._note)))
 
     async def _list(self, request: Request) -> Response:
         since = request.query_params.get("since", "0")
@@ -268,3 +270,13 @@ def _as_json(callback: Callback) -> dict[str, object]:
         "duplicates": callback.duplicates,
         "body": callback.body.model_dump(mode="json", by_alias=True),
     }
+
+
+def _check_free(host: str, port: int) -> None:
+    """Find out here that a port is taken: the server would end the process over it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error

@@ -1,13 +1,13 @@
-"""The topics and subscriptions of local mode, made through Google's own clients on whatever server there is."""
+"""The topics and subscriptions of local mode, made through Google's own clients, whatever the server is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from google.api_core import exceptions as api
-from google.protobuf.duration_pb2 import Duration
 from google.pubsub_v1 import types
 from google.pubsub_v1.services.publisher import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
@@ -73,7 +73,7 @@ def _subscriptions(resources: Resources) -> list[types.Subscription]:
             resources.worker_subscription,
             resources.requests_topic,
             retry_policy=types.RetryPolicy(
-                minimum_backoff=Duration(seconds=1), maximum_backoff=Duration(seconds=60)
+                minimum_backoff=timedelta(seconds=1), maximum_backoff=timedelta(seconds=60)
             ),
             dead_letter_policy=types.DeadLetterPolicy(
                 dead_letter_topic=resources.topic(resources.dead_letter_topic),

@@ -14,15 +14,14 @@ import time
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from consumer.models.device import DeviceThread
-from consumer.models.runner import Runner
+from consumer.models.runner import AnyRunner
+from consumer.models.waiting import Bucket, Call, Key, Request
 from pipeline_steps.errors import DeviceOverloaded, ModelUnavailable
-
-AnyRunner = Runner[Any, Any, Any]
 
 
 class Trigger(StrEnum):
@@ -54,56 +53,10 @@ class BatchSizeMismatch(RuntimeError):
     """A model that did not answer every item: it is a bug in its runner."""
 
 
-class _Call:
-    """The items one caller waits for."""
-
-    def __init__(self, items: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.reply: asyncio.Future[list[Any]] = self.loop.create_future()
-        self.answers: list[Any] = [None] * items
-        self.missing = items
-        self.failed = False
-
-    @property
-    def over(self) -> bool:
-        """Whether nobody needs its remaining items: one failed, or the caller gave up."""
-        return self.failed or self.reply.done()
-
-
-class _Request(NamedTuple):
-    call: _Call
-    position: int
-    ready: Any
-    since: float
-
-
-class _Key(NamedTuple):
-    model: str
-    bucket: Hashable
-
-
-@dataclass(slots=True)
-class _Bucket:
-    runner: AnyRunner
-    jobs: OrderedDict[Hashable, deque[_Request]] = field(default_factory=OrderedDict)
-
-    def take(self, most: int) -> list[_Request]:
-        """Remove and return up to `most` requests that somebody still waits for, one of each job in turn."""
-        taken: list[_Request] = []
-        while self.jobs and len(taken) < most:
-            job, waiting = self.jobs.popitem(last=False)
-            request = waiting.popleft()
-            if waiting:
-                self.jobs[job] = waiting  # behind the others
-            if not request.call.over:
-                taken.append(request)
-        return taken
-
-
 class _Batch(NamedTuple):
-    key: _Key
+    key: Key
     runner: AnyRunner
-    requests: list[_Request]
+    requests: list[Request]
     trigger: Trigger
 
 
@@ -127,9 +80,9 @@ class Batcher:
         self._on_batch = on_batch
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: OrderedDict[_Key, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[Key, Bucket] = OrderedDict()
         self._halves: deque[_Batch] = deque()
-        self._fits: dict[_Key, int] = {}
+        self._fits: dict[Key, int] = {}
         self._has_turn = False
         self._closed = False
 
@@ -153,15 +106,15 @@ class Batcher:
         """
         if not ready:
             return []
-        call = _Call(len(ready))
+        keys = [Key(model, runner.bucket(item)) for item in ready]
+        call = Call(len(ready))
         now = self._clock()
         with self._lock:
             if self._closed:
                 raise ModelUnavailable(f"model {model!r}: the worker is shutting down")
-            for position, item in enumerate(ready):
-                key = _Key(model, runner.bucket(item))
-                bucket = self._buckets.setdefault(key, _Bucket(runner))
-                bucket.jobs.setdefault(job, deque()).append(_Request(call, position, item, now))
+            for position, (key, item) in enumerate(zip(keys, ready, strict=True)):
+                bucket = self._buckets.setdefault(key, Bucket(runner))
+                bucket.jobs.setdefault(job, deque()).append(Request(call, position, item, now))
         # Not at once: everybody who was answered by the last batch asks again in this same round of the loop,
         # and would otherwise miss the batch that the first of them starts.
         call.loop.call_soon(self._wake)
@@ -279,7 +232,7 @@ def _one_each(batch: _Batch, answers: Sequence[Any]) -> Sequence[Any]:
     return answers
 
 
-def _answer(requests: Sequence[_Request], answers: Sequence[Any]) -> None:
+def _answer(requests: Sequence[Request], answers: Sequence[Any]) -> None:
     complete = []
     for request, answer in zip(requests, answers, strict=True):
         call = request.call
@@ -287,20 +240,20 @@ def _answer(requests: Sequence[_Request], answers: Sequence[Any]) -> None:
         call.missing -= 1
         if call.missing == 0:
             complete.append(call)
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[Call]] = {}
     for call in complete:
         by_loop.setdefault(call.loop, []).append(call)
     for loop, calls in by_loop.items():
         _in(loop, _settle, calls)  # one wake-up for all of them
 
 
-def _settle(calls: list[_Call]) -> None:
+def _settle(calls: list[Call]) -> None:
     for call in calls:
         if not call.reply.done():
             call.reply.set_result(call.answers)
 
 
-def _fail(call: _Call, failure: Exception) -> None:
+def _fail(call: Call, failure: Exception) -> None:
     call.failed = True
     if isinstance(failure, StopIteration):  # a future refuses it
         failure = RuntimeError(f"the model raised {failure!r}")

@@ -13,9 +13,6 @@ from torch.nn import functional
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import InvalidInput
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""What torchvision's classifiers and semantic networks expect of RGB in 0 to 1."""
 _STRIDE = 32
 """Padded sizes are multiples of this: pictures of nearly one shape share a batch, and what a picture is
 answered does not depend on whom it shared it with."""
@@ -96,9 +93,7 @@ def of_bytes(values: Sequence[float], device: torch.device) -> Tensor:
 def _as_tensor(pixels: Pixels) -> Tensor:
     """Return the pixels as uint8 (3, height, width), sharing their memory where torch allows it."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype != "uint8":
-        raise InvalidInput(
-            f"expected pixels of uint8 (height, width, 3), got {pixels.dtype} {pixels.shape}"
-        )
+        raise InvalidInput(f"expected pixels of uint8 (height, width, 3), got {pixels.dtype} {pixels.shape}")
     if not pixels.flags.writeable or min(pixels.strides) < 0:
         pixels = pixels.copy()  # torch knows no read-only memory, and no mirrored views
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from consumer.models.batcher import AnyRunner, Batcher, BatchInfo
+from consumer.models.batcher import Batcher, BatchInfo
+from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
 from consumer.models.manifest import Manifest, ModelEntry
-from consumer.models.runner import MaskFound, Prompt
-from pipeline_steps.artifacts import Boxes, Pixels
-from pipeline_steps.errors import InvalidInput, ModelMismatch, ModelUnavailable
-from pipeline_steps.models import ImageEmbedding, LocalBoxes, LocalMasks, ModelKind, Models, ModelSpec
+from consumer.models.runner import AnyRunner, Prompt
+from pipeline_steps.errors import ModelMismatch, ModelUnavailable
+from pipeline_steps.models import ModelKind, Models, ModelSpec
 
 _PREPARERS = 2
 """Threads that resize pictures for the device: enough to keep it fed, and to leave cores for decoding."""
@@ -41,67 +38,6 @@ class Loader(Protocol):
         ...
 
 
-class _Calls(ABC):
-    """The calls of `Models`, all made of one: some items for a model of some kind."""
-
-    @abstractmethod
-    def spec(self, name: str) -> ModelSpec:
-        """Return what the manifest says of the model."""
-
-    @abstractmethod
-    async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
-        """Return the model's answer to each item, in order."""
-
-    async def detect(self, name: str, images: Sequence[Pixels]) -> list[LocalBoxes]:
-        """Return what a `detection` model finds in each image, sorted by descending score.
-
-        Boxes scored under both the manifest's threshold and 0.05 are left out; the rest is the step's choice.
-        """
-        return await self._ask(name, [ModelKind.DETECTION], images)
-
-    async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
-        """Return each image's probabilities over the model's classes, (classes,), summing to 1."""
-        return await self._ask(name, [ModelKind.CLASSIFICATION, ModelKind.TORCHSCRIPT], images)
-
-    async def instances(self, name: str, images: Sequence[Pixels]) -> list[LocalMasks]:
-        """Return the masks an `instance` model finds in each image, sorted by descending score."""
-        return await self._ask(name, [ModelKind.INSTANCE], images)
-
-    async def semantic(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.int16]]:
-        """Return each image's class per pixel, (height, width): an index into `classes`, -1 for none."""
-        return await self._ask(name, [ModelKind.SEMANTIC], images)
-
-    async def embed(self, name: str, images: Sequence[Pixels]) -> list[ImageEmbedding]:
-        """Return each image as a `sam` model sees it, to be prompted by `masks_of_boxes` and the like."""
-        return await self._ask(name, [ModelKind.SAM], images)
-
-    async def masks_of_boxes(self, name: str, embedding: ImageEmbedding, boxes: Boxes) -> LocalMasks:
-        """Return the best mask for each box (in the frame of the embedded image), in order."""
-        return await self._masks(name, embedding, boxes, 4)
-
-    async def masks_of_points(
-        self, name: str, embedding: ImageEmbedding, points: npt.NDArray[np.float32]
-    ) -> LocalMasks:
-        """Return the best of the three masks for each point (n, 2), in order."""
-        return await self._masks(name, embedding, points, 2)
-
-    async def _masks(
-        self, name: str, embedding: ImageEmbedding, prompts: npt.NDArray[np.float32], columns: int
-    ) -> LocalMasks:
-        if prompts.ndim != 2 or prompts.shape[1] != columns:
-            raise InvalidInput(f"model {name!r}: expected prompts of (n, {columns}), got {prompts.shape}")
-        found: list[MaskFound] = await self._ask(
-            name, [ModelKind.SAM], [Prompt(embedding, prompt) for prompt in prompts]
-        )
-        edges = [(m.x, m.y, m.x + m.bits.shape[1], m.y + m.bits.shape[0]) for m, _ in found]
-        return LocalMasks(
-            tuple(mask for mask, _ in found),
-            np.array([score for _, score in found], np.float32),
-            np.full(len(found), "", np.str_),
-            np.array(edges, np.float32).reshape(-1, 4),
-        )
-
-
 class _Lane(NamedTuple):
     """A device, its thread, and the batches that wait for it."""
 
@@ -116,7 +52,7 @@ class _Replica(NamedTuple):
     lane: _Lane
 
 
-class ModelPool(_Calls):
+class ModelPool(ModelCalls):
     """All models of a manifest: the pinned ones warm, the others loaded when first asked for.
 
     It is itself a `Models`, for callers without a job; `for_job` gives each job its own.
@@ -162,7 +98,12 @@ class ModelPool(_Calls):
         return self._started and not self._closed and all(lane.thread.alive for lane in self._lanes)
 
     def busy_for(self) -> float:
-        """Return for how many seconds the longest running batch has been on its device, for liveness."""
+        """Return for how many seconds the longest running batch has been on its device, for liveness.
+
+        Infinitely long, where a device's thread has ended by an error of ours: it will never answer again.
+        """
+        if not self._closed and not all(lane.thread.alive for lane in self._lanes):
+            return math.inf
         return max(lane.thread.busy_for() for lane in self._lanes)
 
     def waiting(self) -> int:
@@ -278,7 +219,7 @@ class ModelPool(_Calls):
         return prepare()
 
 
-class _JobModels(_Calls):
+class _JobModels(ModelCalls):
     """The pool as one job sees it."""
 
     def __init__(self, pool: ModelPool, manifest: Manifest, job: Hashable, tenant_id: str) -> None:

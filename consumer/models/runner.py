@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,9 @@ class Runner(Protocol[Item, Ready, Answer]):
     def warm_up(self) -> None:
         """Run a real forward pass for every batch size of `batch_sizes`. Called on the device's thread."""
         ...
+
+
+AnyRunner = Runner[Any, Any, Any]
 
 
 def batch_sizes(largest: int) -> Iterator[int]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from consumer.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Shown, normalised, of_bytes, padded, shrunk
+from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD
+from consumer.models.pixels import Shown, normalised, of_bytes, padded, shrunk
 from consumer.models.runner import batch_sizes
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.models import ModelSpec

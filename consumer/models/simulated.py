@@ -11,11 +11,10 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from contextlib import contextmanager
 from typing import Any
 
-from consumer.models.batcher import AnyRunner
 from consumer.models.device import Device
 from consumer.models.manifest import ModelEntry
 from consumer.models.pool import Place
-from consumer.models.runner import batch_sizes
+from consumer.models.runner import AnyRunner, batch_sizes
 
 
 class SimulatedOutOfMemory(RuntimeError):

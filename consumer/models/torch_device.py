@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -57,8 +57,3 @@ class TorchDevice:
         gc.collect()
         if self.torch.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def choose_devices(names: Sequence[str]) -> list[str]:
-    """Return the devices to use: the named ones, else all GPUs, else the CPU."""
-    return list(names) or [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]

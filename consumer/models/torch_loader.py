@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from consumer.models.architectures import ARCHITECTURES
-from consumer.models.batcher import AnyRunner, BatchInfo
+from consumer.models.batcher import BatchInfo
 from consumer.models.classification import ClassificationRunner
 from consumer.models.detection import DetectionRunner
 from consumer.models.device import Device
@@ -21,8 +21,10 @@ from consumer.models.instances import InstanceRunner
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.pool import ModelPool, Place
 from consumer.models.precision import compute_in
+from consumer.models.runner import AnyRunner
 from consumer.models.sam import SamRunner
 from consumer.models.semantic import SemanticRunner
+from consumer.models.threads import limit_threads
 from consumer.models.torch_device import TorchDevice
 from consumer.models.weights import Builder, WeightCache, load
 from consumer.storage import ObjectStore
@@ -81,7 +83,7 @@ def torch_pool(
     store: ObjectStore | None = None,
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
 ) -> ModelPool:
-    """Return a pool of the manifest's models on torch's devices.
+    """Return a pool of the manifest's models on torch's devices, and let torch use its share of the CPU only.
 
     Args:
         manifest: which models there are.
@@ -93,6 +95,7 @@ def torch_pool(
     Raises:
         ModelUnavailable: this machine has no such device.
     """
+    limit_threads(on_gpu=any(name.startswith("cuda") for name in devices))
     loader = TorchLoader(manifest, WeightCache(cache, store))
     return ModelPool(manifest, [TorchDevice(name) for name in devices], loader, on_batch=on_batch)
 

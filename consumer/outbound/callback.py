@@ -55,6 +55,8 @@ class Backend:
     base_url: str | None
     hosts: AllowedHosts
     sign: Signer = unsigned
+    timeout: float = 30.0
+    """Seconds for one call as a whole; the client's own are for its parts."""
 
     async def deliver(self, job: Job, result: ProcessingResult) -> None:
         """POST the result, or its error, once.
@@ -66,7 +68,6 @@ class Backend:
         url = self.url(job, event)
         if url is None:
             return
-        self.hosts.check(url)
         await self._post(url, self._body(job, result, event, url), self._headers(job, result, event))
 
     def url(self, job: Job, event: Literal["result", "error"]) -> str | None:
@@ -83,9 +84,22 @@ class Backend:
             return job.callback_url.removesuffix("/results") + ending
         return job.callback_url
 
-    def host(self, job: Job) -> str:
-        """Return the destination that the job's callbacks share with others."""
-        return httpx.URL(self.url(job, "result") or "").host
+    def check(self, job: Job) -> None:
+        """Return if the job's callback may be made: asked before anything is run for it.
+
+        Raises:
+            CallbackFailed: permanent, naming what is wrong with the url.
+        """
+        url = self.url(job, "result")
+        if url is not None:
+            self.hosts.check(url)
+
+    def destination(self, job: Job) -> str:
+        """Return the name of the peer that the job's callbacks share with others."""
+        try:
+            return f"callback {httpx.URL(self.url(job, 'result') or '').raw_host.decode('ascii')}"
+        except httpx.InvalidURL:
+            return "callback"  # `deliver` says what is wrong with it
 
     @staticmethod
     def _body(job: Job, result: ProcessingResult, event: str, url: str) -> BaseModel:
@@ -107,7 +121,7 @@ class Backend:
 
     async def _post(self, url: str, body: BaseModel, headers: dict[str, str]) -> None:
         content = body.model_dump_json(by_alias=True).encode()
-        host = httpx.URL(url).host
+        host = self.hosts.check(url)
         # In a thread: a signer may have to fetch a token.
         signed = (
             headers
@@ -115,8 +129,19 @@ class Backend:
             else {**headers, **await asyncio.to_thread(self.sign, url, content)}
         )
         try:
-            async with self.client.stream("POST", url, content=content, headers=signed) as response:
+            async with (
+                asyncio.timeout(self.timeout),
+                self.client.stream(
+                    "POST", url, content=content, headers=signed, follow_redirects=False
+                ) as response,
+            ):
                 answer = await _read_some(response)
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+            raise CallbackFailed(f"{host}: {error}", FailureClass.PERMANENT) from error
+        except TimeoutError as error:
+            raise CallbackFailed(
+                f"{host}: no whole answer within {self.timeout:g} s", FailureClass.TRANSIENT, outage=True
+            ) from error
         except (httpx.TransportError, httpx.StreamError) as error:
             raise CallbackFailed(
                 f"{host}: {type(error).__name__}: {error}", FailureClass.TRANSIENT, outage=True

@@ -15,6 +15,13 @@ MAX_ATTRIBUTES = 100
 MAX_VALUE_BYTES = 1024
 
 
+def _attribute(field: str) -> str:
+    return f"{PREFIX}{field.replace('_', '-')}"
+
+
+REASON_ATTRIBUTES = frozenset(map(_attribute, DeadLetterAttributes.model_fields))
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
     """Publishes dead letters and waits for the broker's id."""
@@ -31,7 +38,9 @@ class DeadLetters:
             BrokerError: it was not confirmed.
             StoreUnavailable: the bucket did not take a message too large to be published.
         """
-        attributes = {**delivery.attributes, **as_attributes(reason)}
+        # What an earlier death of a replayed message left behind must not be read as this one's.
+        own = {name: value for name, value in delivery.attributes.items() if name not in REASON_ATTRIBUTES}
+        attributes = {**own, **as_attributes(reason)}
         if _fits(delivery.data, attributes):
             return await self.publisher.publish(self.topic, delivery.data, attributes)
         name = f"dead-letters/{delivery.message_id}"
@@ -48,7 +57,7 @@ class DeadLetters:
 def as_attributes(reason: DeadLetterAttributes) -> dict[str, str]:
     """Return the reason as Pub/Sub attributes: prefixed, in text, cut to the allowed bytes."""
     values = reason.model_dump(mode="json", exclude_none=True)
-    return {f"{PREFIX}{name.replace('_', '-')}": cut(str(value)) for name, value in values.items()}
+    return {_attribute(name): cut(str(value)) for name, value in values.items()}
 
 
 def cut(text: str, limit: int = MAX_VALUE_BYTES) -> str:

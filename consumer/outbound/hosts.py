@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import httpx
+
 from consumer.errors import CallbackFailed
 from contracts.failure import FailureClass
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata", "169.254.169.254"})
 
 
@@ -23,9 +26,19 @@ class AllowedHost:
 
     @classmethod
     def parse(cls, entry: str) -> AllowedHost:
-        """Read an entry such as `api.example.com`, `*.example.com` or `http://backend:8080`."""
-        url = urlsplit(entry if "://" in entry else f"https://{entry}")
-        return cls((url.hostname or "").lower(), url.scheme == "http", url.port)
+        """Read an entry such as `api.example.com`, `*.example.com` or `http://backend:8080`.
+
+        Raises:
+            ValueError: naming the entry.
+        """
+        try:
+            url = urlsplit(entry if "://" in entry else f"https://{entry}")
+            host, port = url.hostname or "", url.port
+        except ValueError as error:
+            raise ValueError(f"callback host {entry!r}: {error}") from error
+        if not host or url.scheme not in _DEFAULT_PORTS:
+            raise ValueError(f"callback host {entry!r}: expected a host, *.domain, or http://host[:port]")
+        return cls(host.lower(), url.scheme == "http", port)
 
     def fits(self, host: str, scheme: str, port: int | None) -> bool:
         """Tell whether a url with these parts is allowed by this entry."""
@@ -34,7 +47,7 @@ class AllowedHost:
         if self.port is not None and port != self.port:
             return False
         if self.host.startswith("*."):
-            return host.endswith(self.host[1:]) and not _is_address(host)
+            return host.endswith(self.host[1:]) and _address(host) is None
         return host == self.host
 
 
@@ -51,38 +64,47 @@ class AllowedHosts:
         """Read the entries."""
         return cls(tuple(AllowedHost.parse(entry) for entry in entries), allow_loopback)
 
-    def check(self, url: str) -> None:
-        """Return if `url` may be called.
+    def check(self, url: str) -> str:
+        """Return the host of `url` if it may be called.
 
         Raises:
             CallbackFailed: permanent, naming the host and the setting that allows it.
         """
         try:
-            parts = urlsplit(url)
-            host, port = (parts.hostname or "").lower(), parts.port
-        except ValueError as error:
-            raise CallbackFailed(f"callback_url {url!r}: {error}", FailureClass.PERMANENT) from error
-        if parts.username or parts.password:
+            # As the client reads it: two readers might disagree on what the host is.
+            parts = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise CallbackFailed(f"callback_url {url[:200]!r}: {error}", FailureClass.PERMANENT) from error
+        host = parts.raw_host.decode("ascii").lower()
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+        if parts.userinfo:
             raise CallbackFailed(f"callback_url for {host!r} carries credentials", FailureClass.PERMANENT)
         if not any(entry.fits(host, parts.scheme, port) for entry in self.entries):
             raise CallbackFailed(
-                f"callback_url {parts.scheme}://{host} is not allowed; see in CALLBACK_ALLOWED_HOSTS",
+                f"callback_url {parts.scheme}://{host}:{port} is not allowed: CALLBACK_ALLOWED_HOSTS lists "
+                "no entry for it (plain http needs one that says http://)",
                 FailureClass.PERMANENT,
             )
-        if host in _METADATA_HOSTS or (_is_local(host) and not self.allow_loopback):
+        if _is_never_allowed(host) or (_is_loopback(host) and not self.allow_loopback):
             raise CallbackFailed(f"callback_url host {host!r} is never allowed", FailureClass.PERMANENT)
+        return host
 
 
-def _is_address(host: str) -> bool:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
-def _is_local(host: str) -> bool:
-    if not _is_address(host):
+def _is_never_allowed(host: str) -> bool:
+    address = _address(host)
+    return host in _METADATA_HOSTS or (address is not None and address.is_link_local)
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    if address is None:
         return host == "localhost" or host.endswith(".localhost")
-    address = ipaddress.ip_address(host)
-    return address.is_loopback or address.is_link_local or address.is_unspecified
+    return address.is_loopback or address.is_unspecified

@@ -21,7 +21,7 @@ class ResultsPublisher:
 
     def needs_claim_check(self, result: ProcessingResult) -> bool:
         """Tell whether the result must be published by reference."""
-        return len(result.model_dump_json()) + OVERHEAD > self.claim_check_bytes
+        return len(_body(result)) + OVERHEAD > self.claim_check_bytes
 
     async def publish(self, result: ProcessingResult, result_url: str | None) -> str:
         """Publish the result, by reference if `result_url` is given, and return the message's id.
@@ -29,9 +29,9 @@ class ResultsPublisher:
         Raises:
             BrokerError: it was not confirmed.
         """
-        body = result.model_dump_json()
+        body = _body(result)
         if result_url is not None:
-            body = ClaimCheck(
+            check = ClaimCheck(
                 result_id=result.result_id,
                 tenant_id=result.tenant_id,
                 session_id=result.session_id,
@@ -39,7 +39,8 @@ class ResultsPublisher:
                 status=result.status,
                 result_url=result_url,
                 size_bytes=len(body),
-            ).model_dump_json()
+            )
+            body = check.model_dump_json().encode()
         attributes = {
             "tenant_id": result.tenant_id,
             "session_id": str(result.session_id),
@@ -47,4 +48,8 @@ class ResultsPublisher:
             "status": result.status,
             "result_id": result.result_id,
         }
-        return await self.publisher.publish(self.topic, body.encode(), attributes)
+        return await self.publisher.publish(self.topic, body, attributes)
+
+
+def _body(result: ProcessingResult) -> bytes:
+    return result.model_dump_json().encode()

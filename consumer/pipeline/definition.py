@@ -59,11 +59,18 @@ def limit_problems(raw: object) -> list[Problem]:
         problems.append(Problem("steps", f"elements are nested more than {MAX_DEPTH} deep"))
     if nodes > MAX_NODES:
         problems.append(Problem("steps", f"{nodes} elements; at most {MAX_NODES} are allowed"))
-    if not problems:
+    return problems or size_problems(raw, "steps")
+
+
+def size_problems(raw: object, path: str) -> list[Problem]:
+    """Return what about a value's size is over the limit; values that are no JSON have none."""
+    try:
         size = len(orjson.dumps(raw))
-        if size > MAX_BYTES:
-            problems.append(Problem("steps", f"{size} bytes of JSON; at most {MAX_BYTES} are allowed"))
-    return problems
+    except orjson.JSONEncodeError as error:
+        return [Problem(path, f"cannot be written as JSON: {str(error).lower()}")]
+    if size > MAX_BYTES:
+        return [Problem(path, f"{size} bytes of JSON; at most {MAX_BYTES} are allowed")]
+    return []
 
 
 def _measure(raw: object) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from consumer.pipeline.nodes import Chain, Chord, Group, Map, Node, StepCall
 from consumer.pipeline.run import Run, StepFailed
 from contracts.failure import FailureClass
 from pipeline_steps.artifact import Artifact, Artifacts, Mergeable
-from pipeline_steps.artifacts import Crops, Image
+from pipeline_steps.artifacts import Crops, Detections, Image, Segments
 from pipeline_steps.context import MAX_MAP_ITEMS
 from pipeline_steps.errors import DeadlineExceeded, InvalidInput
 
@@ -61,41 +61,31 @@ class _Execution:
 
     async def _group(self, group: Group, seen: Artifacts, items: tuple[int, ...]) -> Artifacts:
         branches = [self.element(branch, seen, items) for branch in group.branches]
-        results = await self._side_by_side(branches, len(branches), group, [items] * len(branches))
+        path = _run_path(group.path, items)
+        results = await self._side_by_side(branches, len(branches), group, path, [items] * len(branches))
         return Artifacts.join([result for result in results if result is not None])
 
     async def _map(self, node: Map, seen: Artifacts, items: tuple[int, ...]) -> Artifacts:
-        pictures = self._pictures(node, seen, items)
+        path = _run_path(node.path, items)
+        things = seen.get(node.over)
+        if things is None:
+            self.run.report(path, "map", "not_run", 0)
+            return Artifacts()
+        pictures = _pictures(things, seen.get(Image), path)
         numbers = [(*items, i) for i in range(len(pictures))]
         bodies = [
             self.element(node.body, seen | Artifacts.of(picture), number)
             for picture, number in zip(pictures, numbers, strict=True)
         ]
-        results = await self._side_by_side(bodies, node.max_concurrency, node, numbers)
+        results = await self._side_by_side(bodies, node.max_concurrency, node, path, numbers)
         return _empty(node) | Artifacts.join([result for result in results if result is not None])
-
-    def _pictures(self, node: Map, seen: Artifacts, items: tuple[int, ...]) -> list[Image]:
-        things = seen.get(node.over)
-        if things is None:
-            self.run.report(_run_path(node.path, items), "map", "not_run", 0)
-            return []
-        if len(things) > MAX_MAP_ITEMS:
-            error = InvalidInput(f"{len(things)} items; a map takes at most {MAX_MAP_ITEMS}")
-            raise StepFailed(_run_path(node.path, items), "map", error)
-        if isinstance(things, Crops):
-            return list(things.image)
-        image = seen.get(Image)
-        if image is None:
-            raise StepFailed(
-                _run_path(node.path, items), "map", InvalidInput("there is no image to cut from")
-            )
-        return [image.crop(box) for box in things.xyxy]
 
     async def _side_by_side(
         self,
         bodies: list[Coroutine[Any, Any, Artifacts]],
         concurrency: int,
         node: Group | Map,
+        path: str,
         items: list[tuple[int, ...]],
     ) -> list[Artifacts | None]:
         """Run the bodies and return what each wrote, in declared order; None for one that was skipped.
@@ -112,7 +102,7 @@ class _Execution:
                 try:
                     results[i] = await body
                 except StepFailed as failure:
-                    if node.on_error != "skip" or not failure.may_be_skipped:
+                    if node.on_error != "skip" or not self._may_skip(failure):
                         raise
                     failures.append(failure)
                     self.run.skip(failure.path, items[i], failure)
@@ -130,7 +120,7 @@ class _Execution:
         succeeded = len(bodies) - len(failures)
         if failures and succeeded < node.min_success * len(bodies):
             raise StepFailed(
-                node.path,
+                path,
                 f"{succeeded} of {len(bodies)} succeeded, min_success is {node.min_success:g}",
                 failures[0],
             ) from failures[0]
@@ -145,7 +135,7 @@ class _Execution:
         try:
             written = await self._tries(call, seen, path, items)
         except StepFailed as failure:
-            skipped = call.on_error == "skip" and failure.may_be_skipped and self.run.deadline.remaining > 0
+            skipped = call.on_error == "skip" and self._may_skip(failure)
             self.run.report(
                 path, call.step.name, "skipped" if skipped else "failed", time.perf_counter() - started
             )
@@ -156,15 +146,18 @@ class _Execution:
         self.run.report(path, call.step.name, "succeeded", time.perf_counter() - started)
         return written
 
+    def _may_skip(self, failure: StepFailed) -> bool:
+        # Once the whole pipeline's time is over nothing more can run: a failure, not a partial result.
+        return failure.may_be_skipped and self.run.deadline.remaining > 0
+
     async def _tries(self, call: StepCall, seen: Artifacts, path: str, items: tuple[int, ...]) -> Artifacts:
         for retry in range(call.retries + 1):
-            lingering = self.run.lingering
             try:
                 return await self._call(call, seen, path, items)
             except Exception as error:
                 failure = StepFailed(path, call.step.name, error)
                 # A thread that did not return may still be writing: nothing is started beside it.
-                stuck = bool(self.run.lingering - lingering)
+                stuck = self.run.is_stuck(path)
                 if retry == call.retries or stuck or failure.failure_class not in _RETRIED:
                     raise failure from error
                 await asyncio.sleep(min(_RETRY_WAIT * 2**retry, max(0.0, self.run.deadline.remaining)))
@@ -184,7 +177,7 @@ class _Execution:
                 if inspect.iscoroutinefunction(step.run):
                     result = await step.run(**arguments)
                 else:
-                    result = await self.run.in_thread(step.run, **arguments)
+                    result = await self.run.in_thread(path, step.run, **arguments)
         except TimeoutError as error:
             if context.deadline.remaining > 0:
                 raise  # the step's own time-out of something smaller
@@ -201,6 +194,19 @@ def _checked(call: StepCall, result: Any) -> Artifacts:
         returned = ", ".join(type(artifact).__name__ for artifact in written) or "nothing"
         raise TypeError(f"the step declares that it writes {declared}, but returned {returned}")
     return Artifacts.of(*written)
+
+
+def _pictures(things: Segments | Crops | Detections, image: Image | None, path: str) -> list[Image]:
+    """Return what a map's body sees as its image, for each thing."""
+    if len(things) > MAX_MAP_ITEMS:
+        raise StepFailed(
+            path, "map", InvalidInput(f"{len(things)} items; a map takes at most {MAX_MAP_ITEMS}")
+        )
+    if isinstance(things, Crops):
+        return list(things.image)
+    if image is None:
+        raise StepFailed(path, "map", InvalidInput("there is no image to cut from"))
+    return [image.crop(box) for box in things.xyxy]
 
 
 def _empty(node: Map) -> Artifacts:

@@ -6,7 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from pipeline_steps.artifact import Artifact
+from pipeline_steps.artifact import Artifact, Cumulative
+
+GIVEN = -1
+"""The origin of what exists before the first step."""
+
+Origins = frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +20,12 @@ class Fact:
 
     path: str
     """Which step writes it."""
-    version: int
-    """Changes when the things in it are replaced; a step that only refines them keeps it."""
+    origins: Origins
+    """The writes its things may come from; a step that only refines them adds none of its own."""
     maybe: bool = False
     """Whether a skipped failure may leave it unwritten."""
-    about: Mapping[type[Artifact], int] = field(default_factory=dict)
-    """The versions of its subjects when it was written."""
+    about: Mapping[type[Artifact], Origins] = field(default_factory=dict)
+    """The origins of its subjects when it was written."""
     labels: frozenset[str] | None = None
     """The labels its things can have, where that is known."""
 
@@ -39,12 +44,12 @@ class Flow:
         return self.facts.get(kind)
 
     def then(self, writes: Mapping[type[Artifact], Fact]) -> Flow:
-        """Return what is available after these writes; one that may fail leaves an earlier one certain."""
+        """Return what is available after these writes; one that may fail leaves the earlier one in place."""
         merged = dict(self.facts)
         for kind, fact in writes.items():
             earlier = merged.get(kind)
-            certain = earlier is not None and not earlier.maybe
-            merged[kind] = replace(fact, maybe=False) if fact.maybe and certain else fact
+            stays = earlier is not None and (fact.maybe or issubclass(kind, Cumulative))
+            merged[kind] = _either(earlier, fact) if earlier is not None and stays else fact
         return Flow(MappingProxyType(merged))
 
     def stale_subjects(self, kind: type[Artifact]) -> Iterable[type[Artifact]]:
@@ -54,8 +59,8 @@ class Flow:
             return ()
         replaced = [
             subject
-            for subject, version in fact.about.items()
-            if subject in self.facts and self.facts[subject].version != version
+            for subject, origins in fact.about.items()
+            if subject in self.facts and origins.isdisjoint(self.facts[subject].origins)
         ]
         return replaced if len(replaced) == len(fact.about) else ()
 
@@ -65,17 +70,21 @@ def joined(branches: Iterable[Mapping[type[Artifact], Fact]]) -> dict[type[Artif
     result: dict[type[Artifact], Fact] = {}
     for branch in branches:
         for kind, fact in branch.items():
-            other = result.get(kind)
-            if other is None:
-                result[kind] = fact
-                continue
-            labels = (
-                other.labels | fact.labels if other.labels is not None and fact.labels is not None else None
-            )
-            result[kind] = replace(
-                fact,
-                version=max(fact.version, other.version),
-                maybe=fact.maybe and other.maybe,
-                labels=labels,
-            )
+            result[kind] = _either(result[kind], fact) if kind in result else fact
     return result
+
+
+def _either(one: Fact, other: Fact) -> Fact:
+    """Return what is known where things of both writes may be."""
+    nothing: Origins = frozenset()
+    labels = None if one.labels is None or other.labels is None else one.labels | other.labels
+    return replace(
+        other,
+        origins=one.origins | other.origins,
+        maybe=one.maybe and other.maybe,
+        about={
+            subject: one.about.get(subject, nothing) | other.about.get(subject, nothing)
+            for subject in {**one.about, **other.about}
+        },
+        labels=labels,
+    )

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
-from consumer.pipeline.flow import Fact, Flow, joined
+from consumer.pipeline.flow import GIVEN, Fact, Flow, joined
 from consumer.pipeline.nodes import Chain, Chord, Group, Map, Node, Pipeline, StepCall
-from consumer.pipeline.problems import Problem, nearest, problems_of
+from consumer.pipeline.parameters import ParameterReader
+from consumer.pipeline.problems import Problem, nearest
 from contracts.pipeline import (
     ChainDefinition,
     ChordDefinition,
@@ -24,13 +25,9 @@ from pipeline_steps.artifact import Artifact, Mergeable
 from pipeline_steps.artifacts import Crops, Detections, Image, Segments
 from pipeline_steps.context import MAX_MAP_DEPTH
 from pipeline_steps.models import ModelCatalogue
-from pipeline_steps.registry import Kinds, Scope, Step, StepParams, StepRegistry, settings_read_by
+from pipeline_steps.registry import Kinds, Scope, Step, StepRegistry
 
 _OVER = {"segments": Segments, "crops": Crops, "detections": Detections}
-_IGNORED_SETTINGS = {
-    "pipeline_name": "",  # names the pipeline in the callback's metadata
-    "output_dir": "pictures are drawn in memory, no folder is needed",
-}
 
 Writes = Mapping[type[Artifact], Fact]
 
@@ -65,41 +62,32 @@ def parse(
     Raises:
         InvalidPipeline: with every problem, each with its path.
     """
-    parser = _Parser(steps, dict(settings or {}), models, pipeline_timeout)
-    parser.check_settings()
-    flow = Flow({kind: Fact("the message", version=-1) for kind in given})
+    given_settings = {name: value for name, value in (settings or {}).items() if value is not None}
+    parser = _Parser(steps, ParameterReader(given_settings), models, pipeline_timeout)
+    flow = Flow({kind: Fact("the message", frozenset({GIVEN})) for kind in given})
     root, _ = parser.chain(definition, "", flow)
     if parser.problems:
         raise InvalidPipeline(list(dict.fromkeys(parser.problems)))
-    return Pipeline(root, tuple(dict.fromkeys(parser.warnings)))
+    warnings = [*parser.parameters.warnings(steps), *parser.warnings]
+    return Pipeline(root, tuple(dict.fromkeys(warnings)))
 
 
 class _Parser:
     def __init__(
         self,
         steps: StepRegistry,
-        settings: dict[str, JsonValue],
+        parameters: ParameterReader,
         models: ModelCatalogue | None,
         pipeline_timeout: float,
     ) -> None:
         self.steps = steps
-        self.settings = {name: value for name, value in settings.items() if value is not None}
+        self.parameters = parameters
         self.models = models
         self.pipeline_timeout = pipeline_timeout
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._map_depth = 0
         self._numbers = 0
-
-    def check_settings(self) -> None:
-        """Warn of settings that nothing reads."""
-        known = self.steps.known_settings()
-        for name in self.settings:
-            if name in _IGNORED_SETTINGS:
-                if _IGNORED_SETTINGS[name]:
-                    self.warnings.append(f"settings.{name}: ignored: {_IGNORED_SETTINGS[name]}")
-            elif name not in known:
-                self.warnings.append(f"settings.{name}: no step reads it; {nearest(name, known)}")
 
     def chain(self, definition: ChainDefinition, path: str, flow: Flow) -> tuple[Chain, Writes]:
         """Parse the elements in order, each seeing what those before it write."""
@@ -161,12 +149,15 @@ class _Parser:
 
     def _map(self, definition: MapDefinition, path: str, flow: Flow) -> tuple[Map | None, Writes]:
         over = _OVER[definition.over]
-        self._check_input(over, path, flow, f"map over {definition.over!r}")
+        who = f"map over {definition.over!r}"
+        self._check_input(over, path, flow, who)
+        if over is not Crops:
+            self._check_input(Image, path, flow, who)
         if self._map_depth == MAX_MAP_DEPTH:
             self._problem(path, f"maps are nested more than {MAX_MAP_DEPTH} deep")
             return None, {}
         self._map_depth += 1
-        item = Fact(path, version=self._next_number())
+        item = Fact(path, frozenset({self._next_number()}))
         body, writes = self.element(definition.body, f"{path}.body", flow.then({Image: item}))
         self._map_depth -= 1
         for kind, fact in writes.items():
@@ -174,6 +165,8 @@ class _Parser:
                 self._problem(
                     fact.path, f"writes {kind.__name__}, of which there can be only one; not inside a map"
                 )
+        skippable = definition.on_error == "skip" and definition.min_success < 1
+        writes = _maybe(writes, skippable or _is_maybe(flow, over))
         if body is None:
             return None, writes
         node = Map(
@@ -185,7 +178,7 @@ class _Parser:
             definition.min_success,
             frozenset(writes),
         )
-        return node, _maybe(writes, definition.on_error == "skip" and definition.min_success < 1)
+        return node, writes
 
     def _step(self, definition: StepDefinition, path: str, flow: Flow) -> tuple[StepCall | None, Writes]:
         if definition.name in self.steps.ignored:
@@ -200,7 +193,8 @@ class _Parser:
         step = self.steps[definition.name]
         number = self._next_number()
         scope = Scope(self.models, self._map_depth > 0, _labels(flow))
-        params = self._params(step, definition.kwargs, path, scope)
+        params, problems = self.parameters.read(step, definition.kwargs, path, scope)
+        self.problems += problems
         needs = step.requires | (params.needs() if params else frozenset())
         for kind in sorted(needs, key=lambda kind: kind.__name__):
             self._check_input(kind, path, flow, step.name)
@@ -216,37 +210,6 @@ class _Parser:
             step, params, path, number, needs, definition.timeout_s, definition.retries, definition.on_error
         )
         return call, writes
-
-    def _params(
-        self, step: Step, kwargs: Mapping[str, JsonValue], path: str, scope: Scope
-    ) -> StepParams | None:
-        setting_of = {
-            parameter: name
-            for name, parameter in settings_read_by(step.params).items()
-            if name in self.settings and parameter not in kwargs
-        }
-        values = {**kwargs, **{parameter: self.settings[name] for parameter, name in setting_of.items()}}
-        try:
-            params = step.params.model_validate(values)
-        except ValidationError as error:
-            known = {"": step.params.model_fields}
-            for problem in problems_of(error, known):
-                parameter, _, rest = problem.path.partition(".")
-                where = (
-                    f"settings.{setting_of[parameter]}"
-                    if parameter in setting_of
-                    else f"{path}.kwargs.{parameter}"
-                )
-                self._problem(f"{where}.{rest}" if rest else where, problem.message)
-            return None
-        for parameter, message in params.problems(scope):
-            where = (
-                f"settings.{setting_of[parameter]}"
-                if parameter in setting_of
-                else f"{path}.kwargs.{parameter}"
-            )
-            self._problem(where, message)
-        return params
 
     def _check_input(self, kind: type[Artifact], path: str, flow: Flow, who: str) -> None:
         fact = flow.get(kind)
@@ -275,16 +238,16 @@ class _Parser:
     def _writes(
         self, step: Step, path: str, number: int, flow: Flow, *, maybe: bool
     ) -> dict[type[Artifact], Fact]:
-        versions = {kind: fact.version for kind, fact in flow.facts.items()}
+        origins = {kind: fact.origins for kind, fact in flow.facts.items()}
         for kind in step.writes:
-            if kind not in step.refines or kind not in versions:
-                versions[kind] = number
+            if kind not in step.refines or kind not in origins:
+                origins[kind] = frozenset({number})
         return {
             kind: Fact(
                 path,
-                versions[kind],
+                origins[kind],
                 maybe,
-                {subject: versions[subject] for subject in kind.subjects if subject in versions},
+                {subject: origins[subject] for subject in kind.subjects if subject in origins},
             )
             for kind in step.writes
         }

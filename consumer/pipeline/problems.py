@@ -10,6 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+ROOT = "(root)"
+"""The path of what concerns the whole input."""
+
 _ELEMENT_TYPES = frozenset({"step", "chain", "group", "chord", "map"})
 
 
@@ -69,14 +72,17 @@ def _path(loc: tuple[int | str, ...]) -> str:
         if not (element_before and part in _ELEMENT_TYPES):
             parts.append(str(part))
         element_before = isinstance(part, int) or part == "body"
-    return ".".join(parts) or "(root)"
+    return ".".join(parts) or ROOT
 
 
 def _message(detail: ErrorDetails) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:].replace("Input should be", "should be")
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return message[:1].lower() + message[1:]
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested very deep"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -31,19 +31,24 @@ class StepFailed(Exception):
     @property
     def code(self) -> str:
         """The cause's stable name; an error that nobody foresaw is `internal_error`."""
-        return self.cause.code if isinstance(self.cause, StepError) else "internal_error"
+        return self.root.code if isinstance(self.root, StepError) else "internal_error"
 
     @property
     def failure_class(self) -> FailureClass:
         """The cause's class."""
-        return self.cause.failure_class if isinstance(self.cause, StepError) else FailureClass.INTERNAL
+        return self.root.failure_class if isinstance(self.root, StepError) else FailureClass.INTERNAL
 
     @property
     def may_be_skipped(self) -> bool:
         """Whether `on_error: skip` covers it: the photo's trouble, not an outage that is everybody's."""
-        if isinstance(self.cause, StoreUnavailable):
+        if isinstance(self.root, StoreUnavailable):
             return False
         return self.failure_class not in (FailureClass.CONFIGURATION, FailureClass.SUPERSEDED)
+
+    @property
+    def root(self) -> Exception:
+        """What went wrong first: a group that too few branches survived fails for a step's reason."""
+        return self.cause.root if isinstance(self.cause, StepFailed) else self.cause
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Run:
     """Where plain `def` steps run."""
     steps: list[StepReport] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    _in_threads: set[asyncio.Future[Any]] = field(default_factory=set)
+    _in_threads: dict[asyncio.Future[Any], str] = field(default_factory=dict)
 
     @property
     def is_partial(self) -> bool:
@@ -70,18 +75,22 @@ class Run:
         """Threads that have not returned; after a timeout they still hold the job's slot."""
         return frozenset(future for future in self._in_threads if not future.done())
 
+    def is_stuck(self, path: str) -> bool:
+        """Tell whether a thread started by the step at `path` has not returned."""
+        return any(where == path and not future.done() for future, where in self._in_threads.items())
+
     def context(self, path: str, number: int, items: tuple[int, ...], timeout_s: float | None) -> StepContext:
         """Return what the step at `path` is given."""
         return StepContext(
             self.job, self.models, self.store, self.deadline.sooner(timeout_s), path, number, items
         )
 
-    async def in_thread(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        """Run a plain function in a thread; if the wait is cancelled, the thread is remembered."""
+    async def in_thread(self, path: str, function: Callable[..., Any], /, **arguments: Any) -> Any:
+        """Run the plain function of the step at `path` in a thread, which is remembered until it returns."""
         call = functools.partial(copy_context().run, functools.partial(function, **arguments))
         future = asyncio.get_running_loop().run_in_executor(self.threads, call)
-        self._in_threads.add(future)
-        future.add_done_callback(self._in_threads.discard)
+        self._in_threads[future] = path
+        future.add_done_callback(lambda done: self._in_threads.pop(done, None))
         return await asyncio.shield(future)
 
     def check_time(self) -> None:

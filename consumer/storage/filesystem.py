@@ -24,7 +24,6 @@ import functools
 import hashlib
 import mimetypes
 import os
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -37,11 +36,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
-from consumer.storage.object_names import beside_folder, name_of, path_of
+from consumer.storage.object_names import beside_folder, check_bucket_name, name_of, path_of
 from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
 
 _META = ".meta"  # no bucket's name starts with a dot
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LIST_CHUNK = 200
 _THREADS = 8
 
@@ -264,8 +262,7 @@ class FilesystemStore:
             raise StoreMisconfigured(f"there is no bucket {bucket!r}: make the folder {self._folder(bucket)}")
 
     def _folder(self, bucket: str) -> Path:
-        if not _BUCKET.fullmatch(bucket):
-            raise InvalidInput(f"{bucket!r} is not a bucket's name: 3 to 222 of a-z, 0-9, '.', '_', '-'")
+        check_bucket_name(bucket)
         return self._root / bucket
 
 
@@ -312,7 +309,7 @@ def _unless_missing(error: OSError) -> None:
 def _errors(what: str) -> Iterator[None]:
     try:
         yield
-    except PermissionError as error:
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise StoreMisconfigured(f"{what}: {error}") from error
     except OSError as error:
         raise StoreUnavailable(f"{what}: {error}") from error

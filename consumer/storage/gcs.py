@@ -2,10 +2,9 @@
 
 What is done here beyond Google's client:
 
-- **Uploads are single requests**, whatever their size. The client turns to resumable uploads over 8 MB,
-  for which an emulator ignores preconditions, and a photo is one request's worth anyway.
-- **Downloads are checked by us**: size and CRC-32C of what arrived against the object's own. The client
-  checks neither when it resumed a broken download, nor when a proxy dropped the header.
+- **Bytes travel in requests of our own** (`gcs_requests.py`), under the client's session and retry policy.
+- **Downloads are checked**: size and CRC-32C of what arrived against the object's own.
+- **A lost answer to a conditional write** is told from another writer's success.
 - **A 404 says which is missing**, the object (permanent) or the bucket (the operator's to mend).
 
 The client is synchronous; its calls run in threads of this store's own, so that a slow store cannot take the
@@ -18,16 +17,12 @@ import asyncio
 import contextvars
 import functools
 import http.client
-import io
-import json
 import math
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import google.auth
 import requests
@@ -41,7 +36,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
-from consumer.storage.object_names import check_object_name
+from consumer.storage.gcs_requests import ObjectRequests
+from consumer.storage.object_names import check_bucket_name, check_object_name
 from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
 
 _ENDPOINT = "https://storage.googleapis.com"
@@ -77,24 +73,24 @@ class GcsStore:
         timeout_s: float = 60.0,
         retry_s: float = 30.0,
     ) -> None:
-        try:
-            credentials = _credentials(anonymous=emulator is not None)
-        except auth.DefaultCredentialsError as error:
-            raise StoreMisconfigured(f"no credentials for Cloud Storage: {error}") from error
-        self._endpoint = _ENDPOINT
+        credentials = _credentials(anonymous=bool(emulator))
+        endpoint = _ENDPOINT
         if emulator:
-            self._endpoint = emulator.rstrip("/") if "://" in emulator else f"http://{emulator}"
-        self._session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+            endpoint = emulator.rstrip("/") if "://" in emulator else f"http://{emulator}"
+        session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
         # As many kept connections as threads: the default of ten would open and drop the others.
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=threads)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
         # The endpoint is always named: left out, the client would look for one in the environment.
         self._client = storage.Client(
-            project, credentials, _http=self._session, client_options={"api_endpoint": self._endpoint}
+            project, credentials, _http=session, client_options={"api_endpoint": endpoint}
         )
+        # Made for the client's own traces, it asks for the bucket in a new thread at every miss of an object.
+        self._client._bucket_metadata_cache = None  # noqa: SLF001 - there is only an environment variable
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="gcs-store")
         self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
+        self._requests = ObjectRequests(session, endpoint, self._timeout)
         self._retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=5.0, multiplier=2.0).with_timeout(retry_s)
         self._bucket_seen: dict[str, float] = {}
 
@@ -177,12 +173,9 @@ class GcsStore:
         raise StoreUnavailable(f"reading gs://{bucket}/{name} failed {_READ_TRIES} times: {wrong}")
 
     def _download(self, info: ObjectInfo) -> bytes:
-        buffer = io.BytesIO()
         with self._errors("reading", info.bucket, info.name):
-            self._blob(info.bucket, info.name, info.generation).download_to_file(
-                buffer, raw_download=True, checksum=None, timeout=self._timeout, retry=self._retry
-            )
-        return buffer.getvalue()  # shares the buffer's memory
+            data: bytes = self._retry(self._requests.fetch)(info)
+        return data
 
     def _write(
         self, bucket: str, resource: Mapping[str, Any], data: bytes, expected: int | None
@@ -193,7 +186,7 @@ class GcsStore:
         def upload() -> ObjectInfo:
             nonlocal tries
             tries += 1
-            return self._upload(bucket, resource, data, expected)
+            return self._requests.upload(bucket, resource, data, expected)
 
         with self._errors("writing", bucket, name):
             _check_name(name)
@@ -219,38 +212,6 @@ class GcsStore:
         except ObjectMissing:
             return None
         return info if info.crc32c == sent else None
-
-    def _upload(
-        self, bucket: str, resource: Mapping[str, Any], data: bytes, expected: int | None
-    ) -> ObjectInfo:
-        """Send metadata and bytes in one request, as the JSON API's `uploadType=multipart`."""
-        boundary = uuid.uuid4().hex
-        head = (
-            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(resource)}\r\n"
-            f"--{boundary}\r\nContent-Type: {resource['contentType']}\r\n\r\n"
-        )
-        params = {"uploadType": "multipart"}
-        if expected is not None:
-            params["ifGenerationMatch"] = str(expected)
-        response = self._session.post(
-            f"{self._endpoint}/upload/storage/v1/b/{quote(bucket, safe='')}/o",
-            params=params,
-            data=b"".join((head.encode(), data, f"\r\n--{boundary}--\r\n".encode())),
-            headers={"Content-Type": f'multipart/related; boundary="{boundary}"'},
-            timeout=self._timeout,
-        )
-        if not response.ok:
-            raise api.from_http_response(response)  # type: ignore[no-untyped-call]
-        stored = response.json()
-        return ObjectInfo(
-            bucket,
-            resource["name"],
-            int(stored["generation"]),
-            int(stored["size"]),
-            stored.get("contentType", resource["contentType"]),
-            stored.get("metadata", {}),
-            stored.get("crc32c", ""),
-        )
 
     def _delete(self, bucket: str, name: str, expected: int | None) -> None:
         try:
@@ -283,6 +244,7 @@ class GcsStore:
     @contextmanager
     def _errors(self, doing: str, bucket: str, name: str) -> Iterator[None]:
         """Translate what Google's libraries raise into our errors, and remember that the bucket is there."""
+        check_bucket_name(bucket)
         url = f"gs://{bucket}/{name}"
         try:
             yield
@@ -333,7 +295,10 @@ def _credentials(*, anonymous: bool) -> Any:
     # Typed `Any`: google-auth annotates its classes in part.
     if anonymous:
         return AnonymousCredentials()  # type: ignore[no-untyped-call]
-    return google.auth.default(scopes=[_SCOPE])[0]
+    try:
+        return google.auth.default(scopes=[_SCOPE])[0]
+    except auth.GoogleAuthError as error:
+        raise StoreMisconfigured(f"no credentials for Cloud Storage: {error}") from error
 
 
 def _info(blob: storage.Blob) -> ObjectInfo:

@@ -1,4 +1,4 @@
-"""Object names: which there can be, and how they are written as file paths and read back.
+"""Object names: which there can be, how they are written as file paths and read back; and buckets' names.
 
 A path is what a person expects: `tenant/originals/x.jpg` is the file `x.jpg` in `tenant/originals`. Only
 what a file system cannot hold is written differently, always so that it can be read back from the path alone
@@ -33,7 +33,18 @@ _MAX_PIECE_BYTES = 240
 _EMPTY, _CONTINUES, _BESIDE_FOLDER = "%-", "%+", "%="
 _ESCAPE = re.compile(r"%(25|2E|[01][0-9A-F]|7F)")
 _AMBIGUOUS_PERCENT = re.compile(r"%(?=25|2E|[01][0-9A-F]|7F|[-+=])")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def check_bucket_name(bucket: str) -> None:
+    """Refuse what could be read as a path, in a folder or in a URL.
+
+    Raises:
+        InvalidInput: it is not 3 to 222 of `a-z 0-9 . _ -`, beginning and ending with a letter or digit.
+    """
+    if not _BUCKET.fullmatch(bucket):
+        raise InvalidInput(f"{bucket!r} is not a bucket's name: 3 to 222 of a-z, 0-9, '.', '_', '-'")
 
 
 def check_object_name(name: str) -> None:

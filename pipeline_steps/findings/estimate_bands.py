@@ -89,14 +89,14 @@ def vegetation(pixels: Pixels) -> Bits:
     Excess green minus excess red of the colours' shares (Meyer and Neto 2008, threshold zero): with
     r + g + b = 1 that is (2g - r - b) - (1.4r - g) > 0, so 15 G > 12 R + 5 B. It compares each pixel with
     itself, so bare soil has none: a threshold between the brighter and the darker half (Otsu's) would find
-    plants in any picture. Grey is never green, however bright. Specks are removed, and what is nearly black
-    has no colour.
+    plants in any picture. Grey is never green, however bright; what has more blue than green is plastic in a
+    cold light. Specks are removed, and what is nearly black has no colour.
     """
     green = np.empty(pixels.shape[:2], np.bool_)
     for top in range(0, len(pixels), ROWS_AT_ONCE):
         red, lush, blue = np.moveaxis(pixels[top : top + ROWS_AT_ONCE].astype(np.int16), 2, 0)
         seen = np.maximum(np.maximum(red, lush), blue) > DARKEST
-        green[top : top + ROWS_AT_ONCE] = (15 * lush > 12 * red + 5 * blue) & seen
+        green[top : top + ROWS_AT_ONCE] = (15 * lush > 12 * red + 5 * blue) & (lush > blue) & seen
     return opened(green)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image as Pillow
@@ -11,20 +12,22 @@ from PIL import ImageDraw, ImageFont
 from pydantic import Field
 
 from pipeline_steps.artifacts import (
+    Boxes,
     Detections,
     Image,
     Mask,
     Overlay,
-    Pixels,
     PlantEstimates,
     Segments,
     Size,
     Sizes,
 )
+from pipeline_steps.geometry import overlaps
 from pipeline_steps.regions import eroded
 from pipeline_steps.registry import StepParams, step
 
-Colour = tuple[int, int, int]
+Colour: TypeAlias = tuple[int, int, int]
+Corners: TypeAlias = tuple[float, float, float, float]
 
 SIZE_COLOURS: Mapping[Size, Colour] = MappingProxyType(
     {Size.S: (0, 0, 255), Size.M: (0, 255, 0), Size.L: (255, 165, 0), Size.XL: (255, 0, 0)}
@@ -48,7 +51,7 @@ class VisualizeParams(StepParams):
 
     labels: bool = Field(default=False, description="Write each detection's label and score above its box.")
     caption: bool = Field(
-        default=True, description="Write the number of detections in the upper left corner."
+        default=True, description="Write the number of detections in a corner that hides few of them."
     )
 
 
@@ -64,68 +67,61 @@ def visualize(
     """Draw what was found on the picture: boxes by size, segments outlined, the count in a corner.
 
     S is blue, M green, L orange, XL red; detections without a size are green. Lines and letters grow with the
-    picture. A picture with nothing on it is drawn too (`Detections: 0`), because a later upload expects one.
+    picture. The count stands in the upper left corner, or in another one if it hides fewer detections there.
+    A picture with nothing on it is drawn too (`Detections: 0`), because a later upload expects one.
     """
     found = detections if detections is not None else Detections.none()
-    pixels = image.pixels.copy()
     line = max(1, round(max(image.width, image.height) / 640))
-    outlines = _segment_colours(segments)
-    if segments is not None:
-        for row, mask in enumerate(segments.mask):
-            if mask is not None:
-                _outline(pixels, mask, image, outlines[str(segments.label[row])], 2 * line)
-
-    canvas = Pillow.fromarray(pixels)
-    pen = ImageDraw.Draw(canvas, "RGBA")
     letters = max(9, round((image.width * image.height) ** 0.5 / 44))
+    canvas = Pillow.fromarray(image.pixels)
     if segments is not None:
-        _draw_segments(pen, image, segments, found, outlines, line, letters)
+        _outline_segments(canvas, image, segments, line)
+    pen = ImageDraw.Draw(canvas, "RGBA")
     _draw_boxes(pen, image, found, sizes, line, letters if params.labels else 0)
+    if segments is not None:
+        _name_segments(pen, image, segments, found, line, letters)
     if params.caption:
         _draw_caption(pen, image, found, sizes, estimates, letters)
     return Overlay(np.asarray(canvas))
 
 
-def _segment_colours(segments: Segments | None) -> dict[str, Colour]:
-    labels = sorted(set(segments.label.tolist())) if segments is not None else []
-    return {label: SEGMENT_COLOURS[i % len(SEGMENT_COLOURS)] for i, label in enumerate(labels)}
-
-
-def _outline(pixels: Pixels, mask: Mask, image: Image, colour: Colour, line: int) -> None:
-    """Colour the mask's border in `pixels`, with a dark seam inside it that sets it off from light ground."""
+def _outline(canvas: Pillow.Image, mask: Mask, image: Image, colour: Colour, line: int) -> None:
+    """Draw the mask's border, with a dark seam inside it that sets it off from light ground."""
+    corner = mask.x - image.x, mask.y - image.y
     bits = np.pad(mask.bits, 1)
-    border = (bits & ~eroded(bits, line))[1:-1, 1:-1]
-    seam = (bits & ~eroded(bits, line + max(1, line // 3)))[1:-1, 1:-1] & ~border
-
-    left, top = mask.x - image.x, mask.y - image.y
-    x1, y1 = max(left, 0), max(top, 0)
-    x2, y2 = min(left + mask.bits.shape[1], image.width), min(top + mask.bits.shape[0], image.height)
-    if x2 <= x1 or y2 <= y1:
-        return
-    part = pixels[y1:y2, x1:x2]
-    inside = (slice(y1 - top, y2 - top), slice(x1 - left, x2 - left))
-    part[seam[inside]] //= 2
-    part[border[inside]] = colour
+    kept = bits
+    for paint, width, strength in ((colour, line, 255), (DARK, line + max(1, line // 3), 128)):
+        inner = eroded(bits, width)
+        border = (kept & ~inner)[1:-1, 1:-1]
+        canvas.paste(paint, corner, Pillow.fromarray(border.astype(np.uint8) * np.uint8(strength)))
+        kept = inner
 
 
-def _draw_segments(
-    pen: ImageDraw.ImageDraw,
-    image: Image,
-    segments: Segments,
-    found: Detections,
-    colours: Mapping[str, Colour],
-    line: int,
-    letters: int,
+def _segment_colours(segments: Segments) -> list[Colour]:
+    labels = sorted(set(segments.label.tolist()))
+    return [SEGMENT_COLOURS[labels.index(label) % len(SEGMENT_COLOURS)] for label in segments.label.tolist()]
+
+
+def _outline_segments(canvas: Pillow.Image, image: Image, segments: Segments, line: int) -> None:
+    pen = ImageDraw.Draw(canvas, "RGBA")
+    shapes = zip(_local(segments.xyxy, image), segments.mask, _segment_colours(segments), strict=True)
+    for box, mask, colour in shapes:
+        if mask is not None:
+            _outline(canvas, mask, image, colour, 2 * line)
+        else:
+            pen.rectangle(box, outline=(*DARK, 150), width=3 * line)
+            pen.rectangle(box, outline=colour, width=2 * line)
+
+
+def _name_segments(
+    pen: ImageDraw.ImageDraw, image: Image, segments: Segments, found: Detections, line: int, letters: int
 ) -> None:
     font = ImageFont.load_default(letters)
-    for row, box in enumerate(_local(segments.xyxy, image)):
-        label = str(segments.label[row])
-        if segments.mask[row] is None:
-            pen.rectangle(box, outline=(*DARK, 150), width=3 * line)
-            pen.rectangle(box, outline=colours[label], width=2 * line)
+    colours = _segment_colours(segments)
+    for row, (x1, _, _, y2) in enumerate(_local(segments.xyxy, image)):
         held = int((found.segment == segments.id[row]).sum())
-        text = f"{label}  {held}" if held else label
-        _tag(pen, image, (box[0] + 2 * line, box[3] - 2 * line), text, font, colours[label])
+        text = f"{segments.label[row]}  {held}" if held else str(segments.label[row])
+        _tag(pen, image, (x1 + 2 * line, y2 - 2 * line), text, font, colours[row])
 
 
 def _draw_boxes(
@@ -169,14 +165,27 @@ def _draw_caption(
         letters = max(1, int(letters * LARGEST_MARGIN * image.width / (width + pad)))
 
     height = 2 * pad + 1.6 * letters + (1.8 * letters if legend else 0)
-    pen.rounded_rectangle((pad, pad, pad + width, pad + height), radius=pad, fill=(*DARK, 205))
-    pen.text((2 * pad, 2 * pad + 0.8 * letters), headline, font=font, fill=WHITE, anchor="lm")
-    x, y = 2 * pad, 2 * pad + 2.6 * letters
+    left, top = _emptiest_corner(image, found, pad, width, height)
+    pen.rounded_rectangle((left, top, left + width, top + height), radius=pad, fill=(*DARK, 205))
+    pen.text((left + pad, top + pad + 0.8 * letters), headline, font=font, fill=WHITE, anchor="lm")
+    x, y = left + pad, top + pad + 2.6 * letters
     for (size, text), step_to_next in zip(legend, steps, strict=True):
         plate = (x, y - chip / 2, x + chip, y + chip / 2)
         pen.rectangle(plate, fill=SIZE_COLOURS[size], outline=WHITE, width=max(1, letters // 16))
         pen.text((x + chip + 0.4 * letters, y), text, font=small, fill=WHITE, anchor="lm")
         x += step_to_next
+
+
+def _emptiest_corner(
+    image: Image, found: Detections, margin: float, width: float, height: float
+) -> tuple[float, float]:
+    """Return where a plate of that size hides the fewest detections; the upper left corner if it can."""
+    right, bottom = image.width - margin - width, image.height - margin - height
+    places = [(margin, margin), (right, margin), (margin, bottom), (right, bottom)]
+    corner = (image.x, image.y)
+    plates = [(x, y, x + width, y + height) for x, y in places]
+    hidden = overlaps(np.array(plates, np.float32) + np.array([*corner, *corner], np.float32), found.xyxy)
+    return places[int((hidden > 0).sum(axis=1).argmin())]
 
 
 def _tag(
@@ -204,11 +213,11 @@ def _tag(
     )
 
 
-def _local(xyxy: np.ndarray[tuple[int, ...], np.dtype[np.float32]], image: Image) -> list[tuple[float, ...]]:
+def _local(xyxy: Boxes, image: Image) -> list[Corners]:
     """Return boxes in this image's own frame, both edges inclusive as Pillow draws them."""
     moved = np.rint(xyxy - np.array([image.x, image.y, image.x + 1, image.y + 1]))
     moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2])
-    return [tuple(box) for box in moved.tolist()]
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in moved.tolist()]
 
 
 def _size_of(sizes: Sizes | None) -> dict[int, Size]:

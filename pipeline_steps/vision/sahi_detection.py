@@ -111,14 +111,14 @@ def _cut(where: list[View], params: SahiDetectionParams) -> list[_Tile]:
     for number, view in enumerate(where):
         whole = view.image
         boxes = tiles(whole.width, whole.height, width, height, params.sahi_overlap_ratio)
-        boxes += np.array([whole.x, whole.y, whole.x, whole.y], np.int32)
-        cut.extend(_Tile(number, whole.crop(box)) for box in boxes.tolist())
-        if len(cut) > MAX_TILES:
+        if len(cut) + len(boxes) > MAX_TILES:
             raise InvalidInput(
                 f"more than {MAX_TILES} tiles: expected larger sahi_slice_width and sahi_slice_height "
                 f"(now {width} x {height} pixels), "
                 f"or a sahi_overlap_ratio below {params.sahi_overlap_ratio}"
             )
+        boxes += np.array([whole.x, whole.y, whole.x, whole.y], np.int32)
+        cut.extend(_Tile(number, whole.crop(box)) for box in boxes.tolist())
     return cut
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_models import ModelFolder
+
+from tests.models.random_models import ModelFolder
 
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> Iterator[None]:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # on a busy machine a second thread is mostly waited for
     with torch.inference_mode():
         yield
 

@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_models import network, photo, spec
 from torch import nn
 from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD
 from consumer.models.classification import ClassificationRunner
 from consumer.models.detection import DetectionRunner
 from consumer.models.instances import InstanceRunner
-from consumer.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from consumer.models.precision import compute_in, reduce_trunk
 from consumer.models.semantic import SemanticRunner, label_map
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import InvalidInput, ModelUnavailable
 from pipeline_steps.models import ModelKind
+from tests.models.random_models import network, photo, spec
 
 CPU = torch.device("cpu")
 

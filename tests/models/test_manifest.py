@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from consumer.models.manifest import InvalidManifest, Manifest, load_manifest, parse_manifest
 from pipeline_steps.models import ModelKind
@@ -139,6 +141,25 @@ def test_a_key_that_stands_there_twice_is_refused() -> None:
 def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidManifest):
         parse_manifest(data, base="/models")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+_FIELDS = st.dictionaries(st.sampled_from([*PLANTS, "tenants", "pinned", "dtype", "max_batch"]), _JSON)
+
+
+@given(st.lists(_FIELDS.map(lambda change: PLANTS | change) | _JSON, max_size=3))
+@settings(deadline=None)
+def test_whatever_stands_there_is_read_or_refused_with_a_path(models: list[Any]) -> None:
+    said: tuple[str, ...] = ()
+    try:
+        parse(*models)
+    except InvalidManifest as refused:
+        said = refused.problems
+
+    assert all(problem.startswith("models.") for problem in said)
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from random_models import network, photo, spec
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
@@ -18,6 +18,7 @@ from consumer.models.sam import SamEmbedding, SamRunner
 from pipeline_steps.artifacts import Mask, Pixels
 from pipeline_steps.errors import ModelUnavailable
 from pipeline_steps.models import ModelKind
+from tests.models.random_models import network, photo, spec
 
 CPU = torch.device("cpu")
 
@@ -40,10 +41,14 @@ def ask(runner: SamRunner, embedding: SamEmbedding, prompts: list[list[float]]) 
     return runner.run([Prompt(embedding, np.array(at, np.float32)) for at in prompts])  # type: ignore[return-value]
 
 
-def stock(sam: Sam, picture: Pixels, at: list[float]) -> tuple[npt.NDArray[np.bool_], float]:
-    """Return stock's best of three masks, and its score."""
+def stock(sam: Sam, picture: Pixels) -> SamPredictor:
     predictor = SamPredictor(sam)
     predictor.set_image(picture)
+    return predictor
+
+
+def best(predictor: SamPredictor, at: list[float]) -> tuple[npt.NDArray[np.bool_], float]:
+    """Return stock's best of three masks, and its score."""
     prompt = np.array(at, np.float32)
     if len(at) == 4:
         masks, scores, _ = predictor.predict(box=prompt)
@@ -68,10 +73,12 @@ def test_masks_and_scores_are_stocks(sam: Sam, runner: SamRunner, height: int, w
     boxes = [[width * a, height * a, width * b, height * b] for a, b in ((0.1, 0.5), (0.4, 0.9), (0.0, 1.0))]
     points = [[width * x, height * y] for x, y in ((0.2, 0.3), (0.5, 0.5), (0.9, 0.8))]
     (embedding,) = embed(runner, picture)
+    predictor = stock(sam, picture)
 
     for prompts in (boxes, points):
         for at, (mask, score) in zip(prompts, ask(runner, embedding, prompts), strict=True):
-            expected, expected_score = stock(sam, picture, at)
+            expected, expected_score = best(predictor, at)
+            assert 0 < expected.sum() < expected.size  # or the comparison says nothing
             assert iou(full(mask, height, width), expected) >= 0.99
             assert score == pytest.approx(expected_score, abs=1e-3)
 
@@ -84,7 +91,7 @@ def test_prompts_about_several_pictures_share_a_batch(sam: Sam, runner: SamRunne
     together = runner.run([Prompt(embedding, at) for embedding in embeddings])
 
     for picture, (mask, _) in zip(pictures, together, strict=True):  # type: ignore[misc]
-        expected, _ = stock(sam, picture, at.tolist())
+        expected, _ = best(stock(sam, picture), at.tolist())
         assert iou(full(mask, *picture.shape[:2]), expected) >= 0.99
 
 
@@ -149,15 +156,24 @@ def test_pictures_boxes_and_points_are_three_batches(runner: SamRunner) -> None:
 
 
 def test_the_warm_up_runs_every_size(runner: SamRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    embeds, decodes = [], []
-    real_embed, real_decode = runner._embed, runner._decode
-    monkeypatch.setattr(runner, "_embed", lambda batch: [embeds.append(len(batch)), real_embed(batch)][1])
-    monkeypatch.setattr(runner, "_decode", lambda e, p: [decodes.append(len(e)), real_decode(e, p)][1])
+    seen: list[tuple[str, int]] = []
+    (embedding,) = embed(runner, photo(64, 64))
+
+    def embedded(batch: Sequence[object]) -> list[SamEmbedding]:
+        seen.append(("pictures", len(batch)))
+        return [embedding] * len(batch)
+
+    def masked(batch: Sequence[Prompt]) -> list[MaskFound]:
+        seen.append((str(runner.bucket(batch[0])), len(batch)))
+        return []
+
+    monkeypatch.setattr(runner, "_embed", embedded)
+    monkeypatch.setattr(runner, "_masks", masked)
 
     runner.warm_up()
 
-    assert embeds == [1, 2, 4]
-    assert sorted(set(decodes)) == [1, 2, 4, 8]
+    prompts = [(kind, size) for size in (1, 2, 4, 8) for kind in ("boxes", "points")]
+    assert seen == [("pictures", 1), ("pictures", 2), ("pictures", 4), *prompts]
 
 
 def test_the_manifests_input_size_must_be_the_networks(sam: Sam) -> None:

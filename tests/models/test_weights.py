@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from random_models import ModelFolder, network, sha256
 from torch import nn
 
 from consumer.models import weights
@@ -20,6 +19,7 @@ from consumer.models.manifest import Manifest, ModelEntry, load_manifest
 from consumer.models.weights import WeightCache, load
 from consumer.storage import ObjectInfo, StoredObject
 from pipeline_steps.errors import ModelUnavailable, ObjectMissing, StoreUnavailable
+from tests.models.random_models import ModelFolder, network, sha256
 
 
 def entry(**fields: Any) -> ModelEntry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 MIN_ACK_DEADLINE = 10
@@ -87,7 +87,6 @@ class SubscriptionConfig:
     dead_letter: DeadLetterPolicy | None = None
     ordered: bool = False
     exactly_once: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not MIN_ACK_DEADLINE <= self.ack_deadline <= MAX_ACK_DEADLINE:

@@ -132,15 +132,12 @@ class Subscription:
                 self._set_deadline(entry, now + seconds)
         self._refuse(stale)
 
-    def expire(self, now: float) -> int:
-        """End the leases whose time is over; say how many."""
-        expired = 0
+    def expire(self, now: float) -> None:
+        """End the leases whose time is over."""
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, ack_id = heapq.heappop(self._deadlines)
             if self._stands(deadline, ack_id):
                 self._failed(ack_id, now)
-                expired += 1
-        return expired
 
     def due(self, now: float) -> bool:
         """Whether a pull would get something."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import subprocess
 import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,6 +31,10 @@ async def store(tmp_path: Path) -> AsyncIterator[FilesystemStore]:
     store = FilesystemStore(tmp_path)
     yield store
     await store.close()
+
+
+def children(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 async def names(store: FilesystemStore) -> list[str]:
@@ -105,9 +110,9 @@ async def test_nothing_is_written_outside_bucket_and_book_keeping(tmp_path: Path
     for name in ("../../up", "/etc/up", "..", ".", "a/../../../../up", "x/" * 200 + "..", "~/up", ".meta/up"):
         await store.write("photos", name, b"leaf")
     await store.close()
-    assert {path.name for path in tmp_path.iterdir()} == {"outer"}
-    assert {path.name for path in (tmp_path / "outer").iterdir()} == {"root"}
-    assert {path.name for path in (tmp_path / "outer/root").iterdir()} == {"photos", ".meta"}
+    assert children(tmp_path) == {"outer"}
+    assert children(tmp_path / "outer") == {"root"}
+    assert children(tmp_path / "outer/root") == {"photos", ".meta"}
 
 
 async def test_an_object_may_be_named_as_a_folder(store: FilesystemStore, tmp_path: Path) -> None:
@@ -169,10 +174,10 @@ async def test_book_keeping_goes_with_its_object(store: FilesystemStore, tmp_pat
     assert [path.name for path in (tmp_path / ".meta/photos").rglob("*") if path.is_file()] == ["lock"]
 
 
-async def test_a_full_disk_is_the_stores_bad_moment(tmp_path: Path) -> None:
+async def test_a_root_that_is_no_folder_is_the_operators_to_mend(tmp_path: Path) -> None:
     (tmp_path / "root").write_bytes(b"a file where the root should be")
     store = FilesystemStore(tmp_path / "root")
-    with pytest.raises(StoreUnavailable, match="writing gs://photos/a"):
+    with pytest.raises(StoreMisconfigured, match="writing gs://photos/a"):
         await store.write("photos", "a", b"leaf")
     await store.close()
 
@@ -202,19 +207,13 @@ asyncio.run(main())
 
 async def test_of_racing_processes_one_wins_each_round(store: FilesystemStore, tmp_path: Path) -> None:
     racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(tmp_path), str(racer)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", RACER, str(tmp_path), str(racer), stdin=PIPE, stdout=PIPE
         )
         for racer in range(4)
     ]
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    said = await asyncio.gather(*(racer.communicate(b"go\n") for racer in racers))
+    won = [int(output) for output, _ in said]
     assert sum(won) == 50
     written = [int((await store.read("photos", name)).data) for name in await names(store)]
     assert won == [written.count(racer) for racer in range(4)]

@@ -48,10 +48,11 @@ def test_the_longest_side_a_jpeg_holds() -> None:
         encode_jpeg(np.zeros((MAX_JPEG_SIDE + 1, 1, 3), np.uint8), 50)
 
 
-@pytest.mark.parametrize("pixels", [
-    np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8),
-])  # fmt: skip
-def test_what_is_no_rgb_picture_is_refused(pixels: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((4, 4), "u1"), ((4, 4, 4), "u1"), ((4, 4, 3), "f4"), ((0, 4, 3), "u1")]
+)
+def test_what_is_no_rgb_picture_is_refused(shape: tuple[int, ...], dtype: str) -> None:
+    pixels = np.zeros(shape, dtype)
     with pytest.raises(InvalidInput, match="expected uint8 pixels"):
         encode_jpeg(pixels, 90)
     with pytest.raises(InvalidInput, match="expected uint8 pixels"):

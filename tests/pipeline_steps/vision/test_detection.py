@@ -149,7 +149,7 @@ def test_an_unknown_model_is_a_problem_with_the_nearest_name() -> None:
 
     assert len(problems) == 1
     assert problems[0][0] == "model"
-    assert "did you mean 'plants'?" in problems[0][1]
+    assert "Did you mean 'plants'?" in problems[0][1]
     assert "containers" in problems[0][1]
 
 
@@ -166,7 +166,7 @@ def test_a_segment_type_that_no_segment_has_is_a_problem() -> None:
     ((parameter, message),) = params.problems(scope(segment_labels=["cajon", "segmento"]))
 
     assert parameter == "segment_type"
-    assert "did you mean 'cajon'?" in message
+    assert "Did you mean 'cajon'?" in message
     assert list(params.problems(scope(segment_labels=None))) == []
 
 
@@ -174,7 +174,7 @@ def test_a_class_the_model_does_not_know_is_a_problem() -> None:
     ((parameter, message),) = DetectionParams(classes="weeds").problems(scope())
 
     assert parameter == "classes"
-    assert "did you mean 'weed'?" in message
+    assert "Did you mean 'weed'?" in message
 
 
 def test_nothing_is_said_of_models_without_a_manifest() -> None:

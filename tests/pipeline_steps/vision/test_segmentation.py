@@ -191,12 +191,12 @@ def test_the_labels_that_segments_can_have_are_known_before(
 @pytest.mark.parametrize(
     ("params", "parameter", "said"),
     [
-        ({"detector": "container"}, "detector", "did you mean 'containers'?"),
+        ({"detector": "container"}, "detector", "Did you mean 'containers'?"),
         ({"model": "plants"}, "model", "expected sam"),
         ({"mode": "instance"}, "model", "needs the name of a model"),
         ({"mode": "instance", "model": "fields"}, "model", "expected instance"),
         ({"mode": "automatic", "classifier": "sam"}, "classifier", "expected classification"),
-        ({"classes": "cajn"}, "classes", "did you mean 'cajon'?"),
+        ({"classes": "cajn"}, "classes", "Did you mean 'cajon'?"),
     ],
 )
 def test_problems_name_the_parameter_and_what_was_expected(

@@ -1,0 +1,41 @@
+"""The fullest pipeline that the models at hand permit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from contracts.builders import pipeline, step
+from contracts.pipeline import PipelineDefinition, StepDefinition
+from pipeline_steps.models import ModelKind, ModelSpec
+
+DETECTOR, REGIONS, MASKS = "plants", "containers", "sam"
+THUMBNAIL = 768
+"""Longest side of the copies that galleries show."""
+
+
+def fullest_pipeline(
+    models: Mapping[str, ModelSpec], *, species: bool = False, keep_original: bool = False
+) -> PipelineDefinition:
+    """Return a pipeline from segments to pictures, with what `models` has.
+
+    Args:
+        models: the manifest's models by name; `plants` is required, `containers` and `sam` add segments.
+        species: whether species are dealt out: those of the message's setting `species`.
+        keep_original: also store the photo as it came under `originals/`, whose notification the worker
+            must then recognise as its own doing.
+    """
+    steps: list[StepDefinition] = []
+    if _has(models, REGIONS, ModelKind.DETECTION):
+        steps += [step("segmentation", masks=_has(models, MASKS, ModelKind.SAM)), step("segment_filter")]
+    steps += [step("detection", model=DETECTOR), step("count"), step("size_calculator")]
+    if species:
+        steps.append(step("species_distributor"))
+    steps.append(step("visualize_detections"))
+    if keep_original:
+        steps.append(step("upload_image", dest_prefix="originals", thumbnail_sizes=[]))
+    steps.append(step("upload_image", source="processed", thumbnail_sizes=[THUMBNAIL]))
+    return pipeline(*steps)
+
+
+def _has(models: Mapping[str, ModelSpec], name: str, kind: ModelKind) -> bool:
+    return name in models and models[name].kind is kind

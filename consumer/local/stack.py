@@ -1,0 +1,378 @@
+"""Everything a worker needs, on this machine: the same `Worker` as in production, between embedded peers.
+
+::
+
+    async with LocalStack(folder) as stack:
+        await stack.upload("acme/originals/tray.jpg", photo)     # its notification starts the pipeline
+        await stack.wait_until(lambda: stack.backend.callbacks)
+
+Embedded are Pub/Sub (Google's protocol on a port of this machine), the bucket (a folder, whose writes are
+announced as Cloud Storage announces them) and the backend. Emulators may stand in for the first two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import FIRST_COMPLETED
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import yaml
+from pydantic import JsonValue
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from consumer.app import RunningWorker, open_worker, read_manifest
+from consumer.broker import Delivery
+from consumer.broker.publisher import PubSubPublisher
+from consumer.broker.pubsub import Endpoint
+from consumer.broker.subscriber import PubSubSubscriber
+from consumer.local.backend import SmallBackend
+from consumer.local.collector import Collector
+from consumer.local.notifications import BucketNotifications, NotifyingStore
+from consumer.local.pipelines import fullest_pipeline
+from consumer.local.pubsub import EmbeddedPubSub
+from consumer.local.resources import Resources, create_resources
+from consumer.outcomes import Outcome
+from consumer.settings import Settings
+from consumer.storage import ObjectInfo, ObjectStore
+from consumer.storage.filesystem import FilesystemStore
+from contracts.pipeline import PipelineDefinition
+from contracts.request import ProcessingRequest
+from contracts.result import ClaimCheck, ProcessingResult
+from pipeline_steps.errors import ObjectMissing
+
+HOST = "127.0.0.1"
+BUCKET = "nursery-photos"
+_LOOK = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Emulators:
+    """Servers to use instead of the embedded ones."""
+
+    pubsub: str | None = None
+    """`host:port`"""
+    storage: str | None = None
+    """`http://host:port`; it must hold the bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a delivery to the worker ended."""
+
+    delivery: Delivery
+    outcome: Outcome
+    seconds: float
+
+
+class LocalSettings(Settings):
+    """Settings that are what they are given: an environment meant for production changes nothing here."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the arguments alone."""
+        del settings_cls
+        return (init_settings,)
+
+
+class LocalStack:
+    """A worker and all of its peers, while the context lasts; everything listens on this machine only.
+
+    Args:
+        folder: of the bucket and of configuration; made if missing.
+        model_path: folder of `models.yaml`; `demo` is the packaged one.
+        pipeline: what a photo under `{tenant}/originals/` starts; None is the fullest the models permit.
+        routes: routes instead of that one, as the routes file has them.
+        settings: fields of `Settings` to set otherwise, such as `{"slots": 2}`.
+        pubsub_port: of the embedded Pub/Sub server; 0 for any.
+        backend_port: of the backend; 0 for any.
+        emulators: servers to use instead of the embedded ones.
+        collects: whether results and dead letters are read here; otherwise they stay for others.
+        note: a line for the backend's page.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model_path: str = "demo",
+        pipeline: PipelineDefinition | None = None,
+        routes: Sequence[Mapping[str, Any]] | None = None,
+        settings: Mapping[str, object] | None = None,
+        pubsub_port: int = 0,
+        backend_port: int = 0,
+        emulators: Emulators | None = None,
+        collects: bool = True,
+        note: str = "",
+    ) -> None:
+        self.folder = folder
+        self.bucket = BUCKET
+        self.resources = Resources()
+        self.backend = SmallBackend(self._picture, self.publish_bytes, note)
+        self.pubsub: EmbeddedPubSub | None = None
+        """None while an emulator stands in for it."""
+        self.ended: list[Ended] = []
+        """Every delivery the worker settled, ignored ones too."""
+        self.results: Collector
+        self.dead_letters: Collector
+        self.store: NotifyingStore
+        self.settings: Settings
+        self.pubsub_address = ""
+        self.backend_url = ""
+        self._model_path = model_path
+        self._pipeline = pipeline
+        self._routes = routes
+        self._overrides = dict(settings or {})
+        self._ports = (pubsub_port, backend_port)
+        self._emulators = emulators or Emulators()
+        self._collects = collects
+        self._peers = AsyncExitStack()
+        self._worker: AsyncExitStack | None = None
+        self._running: RunningWorker | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._publisher: PubSubPublisher
+        self._notifications: BucketNotifications
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start_peers()
+            await self.start_worker()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    # ------------------------------------------------------------------ parts
+
+    async def start_peers(self) -> None:
+        """Start everything but the worker.
+
+        Raises:
+            OSError: a port is taken.
+        """
+        await asyncio.to_thread(self.folder.mkdir, parents=True, exist_ok=True)
+        endpoint = Endpoint(emulator=await self._start_pubsub())
+        await asyncio.to_thread(create_resources, self.resources, endpoint)
+        self._publisher = PubSubPublisher(self.resources.project, endpoint)
+        self._peers.push_async_callback(self._publisher.close)
+        self.store = NotifyingStore(
+            await self._open_bucket(), lambda info: self._notifications.announce(info)
+        )
+        self._peers.push_async_callback(self.store.close)
+        self._notifications = await self._peers.enter_async_context(
+            BucketNotifications(self._publisher, self.resources.requests_topic)
+        )
+        if self._collects:
+            self.results = await self._collect(self.resources.results_subscription, endpoint)
+            self.dead_letters = await self._collect(self.resources.dead_letter_subscription, endpoint)
+        self.backend_url = await self._peers.enter_async_context(self.backend.serve(HOST, self._ports[1]))
+        self.settings = await self._make_settings()
+
+    async def start_worker(self) -> None:
+        """Start the worker, and return when its models are warm. After `stop_worker` it is a new one.
+
+        Raises:
+            ModelUnavailable: a model does not load.
+        """
+        async with AsyncExitStack() as opening:
+            self._running = await opening.enter_async_context(
+                open_worker(
+                    self.settings, store=self.store, is_local=True, host=HOST, on_outcome=self._on_outcome
+                )
+            )
+            self._task = asyncio.create_task(self._running.worker.run(), name="worker")
+            self._worker = opening.pop_all()
+
+    async def stop_worker(self) -> None:
+        """Drain the worker, as SIGTERM does."""
+        running, task, worker = self._running, self._task, self._worker
+        self._running = self._task = self._worker = None
+        if running is None or task is None or worker is None:
+            return
+        async with worker:
+            running.worker.stop()
+            await task
+
+    async def _close(self) -> None:
+        try:
+            await self.stop_worker()
+        finally:
+            await self._peers.aclose()
+
+    # ------------------------------------------------------------------ what publishers and uploaders do
+
+    async def upload(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        content_type: str = "image/jpeg",
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Write an object into the bucket; its notification follows."""
+        return await self.store.write(self.bucket, name, data, content_type=content_type, metadata=metadata)
+
+    async def publish(self, request: ProcessingRequest, **attributes: str) -> str:
+        """Publish a request and return the message's id."""
+        return await self.publish_bytes(request.model_dump_json(exclude_none=True).encode(), **attributes)
+
+    async def publish_bytes(self, data: bytes, **attributes: str) -> str:
+        """Publish anything to the requests topic and return the message's id."""
+        return await self._publisher.publish(self.resources.requests_topic, data, attributes)
+
+    def url(self, name: str) -> str:
+        """Return the `gs://` url of an object in the bucket."""
+        return f"gs://{self.bucket}/{name}"
+
+    # ------------------------------------------------------------------ what came of it
+
+    @property
+    def running(self) -> RunningWorker:
+        """The worker, its pool of models and the port of its probes."""
+        if self._running is None:
+            raise RuntimeError("the worker is not running")
+        return self._running
+
+    @property
+    def runs(self) -> list[Ended]:
+        """The deliveries that were work: neither ignored notifications nor duplicates."""
+        return [
+            ended
+            for ended in self.ended
+            if not ended.outcome.reason.startswith("ignored_") and ended.outcome.reason != "duplicate"
+        ]
+
+    async def read_result(self, delivery: Delivery) -> ProcessingResult:
+        """Return the result that a message of the results topic carries or points to."""
+        if b'"result_url"' not in delivery.data[:4096]:
+            return ProcessingResult.model_validate_json(delivery.data)
+        check = ClaimCheck.model_validate_json(delivery.data)
+        stored = await self.store.read(self.bucket, check.result_url.removeprefix(self.url("")))
+        return ProcessingResult.model_validate_json(stored.data)
+
+    async def wait_until(self, condition: Callable[[], object], timeout: float = 60.0) -> None:
+        """Wait until `condition` holds.
+
+        Raises:
+            TimeoutError: it did not come about.
+            Exception: what ended the worker, should it have failed.
+        """
+        async with asyncio.timeout(timeout):
+            while not condition():
+                if self._task is not None and self._task.done():
+                    self._task.result()
+                    raise RuntimeError("the worker has stopped")
+                await asyncio.sleep(_LOOK)
+
+    async def run_until(self, event: asyncio.Event) -> None:
+        """Wait for `event`.
+
+        Raises:
+            Exception: what ended the worker, should it fail before that.
+        """
+        waiting = asyncio.create_task(event.wait())
+        try:
+            await asyncio.wait({waiting, *([self._task] if self._task else [])}, return_when=FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    async def settled(self, timeout: float = 60.0) -> None:
+        """Wait until nothing is left to do: every message acked, those about the worker's own outputs too.
+
+        With an emulator, which does not say what is left, only what was written here is waited for.
+
+        Raises:
+            TimeoutError: something is left.
+        """
+        subscription = self.resources.subscription(self.resources.worker_subscription)
+        async with asyncio.timeout(timeout):
+            while True:
+                await self._notifications.all_sent()
+                left = await asyncio.to_thread(self.pubsub.backlog, subscription) if self.pubsub else 0
+                if not left and (self._running is None or not self._running.worker.busy):
+                    return
+                await asyncio.sleep(_LOOK)
+
+    # ------------------------------------------------------------------ inside
+
+    async def _start_pubsub(self) -> str:
+        if self._emulators.pubsub is not None:
+            self.pubsub_address = self._emulators.pubsub
+            return self.pubsub_address
+        self.pubsub = EmbeddedPubSub()
+        try:
+            await asyncio.to_thread(self.pubsub.start, self._ports[0], HOST)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        self._peers.push_async_callback(asyncio.to_thread, self.pubsub.stop)
+        self.pubsub_address = self.pubsub.address
+        return self.pubsub_address
+
+    async def _open_bucket(self) -> ObjectStore:
+        if self._emulators.storage is not None:
+            from consumer.storage.gcs import GcsStore
+
+            return GcsStore(self.resources.project, emulator=self._emulators.storage)
+        await asyncio.to_thread((self.folder / self.bucket).mkdir, exist_ok=True)
+        return FilesystemStore(self.folder)
+
+    async def _collect(self, subscription: str, endpoint: Endpoint) -> Collector:
+        subscriber = PubSubSubscriber(self.resources.subscription(subscription), endpoint)
+        return await self._peers.enter_async_context(Collector(subscriber))
+
+    async def _make_settings(self) -> Settings:
+        routes = self._routes
+        if routes is None:
+            pipeline = self._pipeline
+            if pipeline is None:
+                pipeline = fullest_pipeline((await read_manifest(self._model_path)).specs())
+            definition: JsonValue = pipeline.model_dump(mode="json", exclude_none=True)
+            routes = [{"bucket": self.bucket, "prefix": "{tenant_id}/originals/", "pipeline": definition}]
+        file = self.folder / "routes.yaml"
+        await asyncio.to_thread(
+            file.write_text, yaml.safe_dump({"routes": [dict(route) for route in routes]})
+        )
+        names = self.resources
+        values: dict[str, Any] = {
+            "google_cloud_project": names.project,
+            "subscription": names.worker_subscription,
+            "requests_topic": names.requests_topic,
+            "results_topic": names.results_topic,
+            "dead_letter_topic": names.dead_letter_topic,
+            "dead_letter_subscription": names.dead_letter_subscription,
+            "bucket": self.bucket,
+            "pubsub_emulator_host": self.pubsub_address,
+            "storage_emulator_host": self._emulators.storage,
+            "routes_file": file,
+            "model_path": self._model_path,
+            "backend_url": self.backend_url,
+            "drain_timeout": 10.0,
+            "port": 0,
+        }
+        return LocalSettings(**{**values, **self._overrides})
+
+    async def _picture(self, tenant_id: str, image_id: UUID) -> bytes | None:
+        with suppress(ObjectMissing):
+            return (await self.store.read(self.bucket, f"{tenant_id}/processed/{image_id}.jpg")).data
+        return None
+
+    def _on_outcome(self, delivery: Delivery, outcome: Outcome, seconds: float) -> None:
+        self.ended.append(Ended(delivery, outcome, seconds))
