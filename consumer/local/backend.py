@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -25,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from consumer.local.ports import check_free
 from consumer.ops.health import serving
 from contracts.callback import ErrorCallback, LegacyCallback, ResultsCallback, SessionStatus
 
@@ -141,7 +141,7 @@ class SmallBackend:
         Raises:
             OSError: the port is taken.
         """
-        await asyncio.to_thread(_check_free, host, port)
+        await asyncio.to_thread(check_free, host, port)
         async with serving(self.app(), host, port) as bound:
             yield f"http://{host}:{bound}"
 
@@ -270,13 +270,3 @@ def _as_json(callback: Callback) -> dict[str, object]:
         "duplicates": callback.duplicates,
         "body": callback.body.model_dump(mode="json", by_alias=True),
     }
-
-
-def _check_free(host: str, port: int) -> None:
-    """Find out here that a port is taken: the server would end the process over it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from consumer.broker import Delivery
 from consumer.local.photos import DemoPhoto
+from consumer.local.pipelines import ORIGINALS
 from consumer.local.stack import LocalStack
 from consumer.outcomes import Settle
 from contracts.dead_letter import PREFIX
@@ -19,8 +20,8 @@ from contracts.result import ProcessingResult
 
 Trigger = Literal["message", "notification"]
 
-UPLOADS, ORIGINALS = "uploads", "originals"
-"""No route takes photos under the first; those under the second start a pipeline by landing there."""
+UPLOADS = "uploads"
+"""No route takes photos from here: their work starts with a message."""
 
 
 @dataclass

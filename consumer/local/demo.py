@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consumer.app import read_manifest
-from consumer.local.deliveries import ORIGINALS, Deliveries, Trigger, send
+from consumer.local.deliveries import Deliveries, Trigger, send
 from consumer.local.demo_report import as_json, is_complete, print_table, save, summary_of, write_report
 from consumer.local.gallery import Shown
 from consumer.local.photos import DemoPhoto, NoPhotos, generated_photo, own_photo, photo_files
-from consumer.local.pipelines import fullest_pipeline
+from consumer.local.pipelines import fullest_pipeline, route_of
 from consumer.local.run_log import logs_in
 from consumer.local.stack import BUCKET, Emulators, LocalStack
 from contracts.pipeline import PipelineDefinition
@@ -104,9 +104,8 @@ async def _run(
         photos = [loop.run_in_executor(threads, make) for make in makers]
         for photo in photos:
             photo.add_done_callback(bars.photo_ready)
-        async with LocalStack(
-            folder, model_path=model_path, routes=[_route(definition)], emulators=emulators
-        ) as stack:
+        route = route_of(BUCKET, definition, {"species": list(PLANTED)})
+        async with LocalStack(folder, model_path=model_path, routes=[route], emulators=emulators) as stack:
             started = time.monotonic()
             deliveries = Deliveries(stack)
             sending = asyncio.create_task(_send_all(photos, deliveries, definition))
@@ -150,15 +149,6 @@ async def _watch(deliveries: Deliveries, sending: asyncio.Task[None], bars: Bars
             sending.cancel()
             break
     await sending
-
-
-def _route(definition: PipelineDefinition) -> dict[str, Any]:
-    return {
-        "bucket": BUCKET,
-        "prefix": f"{{tenant_id}}/{ORIGINALS}/",
-        "pipeline": definition.model_dump(mode="json", exclude_none=True),
-        "settings": {"species": list(PLANTED)},
-    }
 
 
 def _photos(images: Path | None, out: Path, count: int, seed: int, size: tuple[int, int]) -> list[MakePhoto]:

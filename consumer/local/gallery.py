@@ -110,7 +110,7 @@ def _details(one: Shown) -> Iterator[str]:
     if one.result and one.result.segments:
         yield from _listed("segments", Counter(segment.label for segment in one.result.segments))
     facts = [one.tenant_id, f"by {one.trigger}", f"{one.milliseconds} ms"]
-    link = f' · <a href="{escape(one.result_file)}">result.json</a>' if one.result_file else ""
+    link = f' · <a href="{escape(one.result_file)}">JSON</a>' if one.result_file else ""
     yield (
         f'<p class="facts"><span class="status">{escape(one.status)}</span> '
         f"{escape(' · '.join(facts))}{link}</p>"
@@ -127,4 +127,4 @@ def _compared(one: Shown) -> str:
 def _listed(title: str, numbers: Mapping[str, int]) -> Iterator[str]:
     if numbers:
         items = "".join(f"<li>{escape(name)} <b>{count}</b></li>" for name, count in numbers.items())
-        yield f'<ul class="chips" aria-label="{escape(title)}">{items}</ul>'
+        yield f'<div class="chips"><span>{escape(title)}</span><ul>{items}</ul></div>'

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+from pydantic import JsonValue
 
 from contracts.builders import pipeline, step
 from contracts.pipeline import PipelineDefinition, StepDefinition
 from pipeline_steps.models import ModelKind, ModelSpec
 
 DETECTOR, REGIONS, MASKS = "plants", "containers", "sam"
+ORIGINALS = "originals"
+"""Photos that land in this folder of a tenant's start work by that."""
 THUMBNAIL = 768
 """Longest side of the copies that galleries show."""
 
@@ -32,10 +37,22 @@ def fullest_pipeline(
         steps.append(step("species_distributor"))
     steps.append(step("visualize_detections"))
     if keep_original:
-        steps.append(step("upload_image", dest_prefix="originals", thumbnail_sizes=[]))
+        steps.append(step("upload_image", dest_prefix=ORIGINALS, thumbnail_sizes=[]))
     steps.append(step("upload_image", source="processed", thumbnail_sizes=[THUMBNAIL]))
     return pipeline(*steps)
 
 
 def _has(models: Mapping[str, ModelSpec], name: str, kind: ModelKind) -> bool:
     return name in models and models[name].kind is kind
+
+
+def route_of(
+    bucket: str, definition: PipelineDefinition, settings: Mapping[str, JsonValue] | None = None
+) -> dict[str, Any]:
+    """Return the route that starts `definition` for photos that land in a tenant's originals."""
+    return {
+        "bucket": bucket,
+        "prefix": f"{{tenant_id}}/{ORIGINALS}/",
+        "pipeline": definition.model_dump(mode="json", exclude_none=True),
+        "settings": dict(settings or {}),
+    }

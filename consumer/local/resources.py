@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -35,6 +35,18 @@ class Resources:
     worker_subscription: str = "worker"
     results_subscription: str = "results"
     dead_letter_subscription: str = "dead-letters"
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What a worker's settings say of them."""
+        return {
+            "google_cloud_project": self.project,
+            "subscription": self.worker_subscription,
+            "requests_topic": self.requests_topic,
+            "results_topic": self.results_topic,
+            "dead_letter_topic": self.dead_letter_topic,
+            "dead_letter_subscription": self.dead_letter_subscription,
+        }
 
     def topic(self, name: str) -> str:
         """Return a topic's full name."""

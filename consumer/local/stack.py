@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import FIRST_COMPLETED
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
 import yaml
-from pydantic import JsonValue
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from consumer.app import RunningWorker, open_worker, read_manifest
 from consumer.broker import Delivery
@@ -33,8 +31,10 @@ from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.local.backend import SmallBackend
 from consumer.local.collector import Collector
+from consumer.local.given_settings import GivenSettings
 from consumer.local.notifications import BucketNotifications, NotifyingStore
-from consumer.local.pipelines import fullest_pipeline
+from consumer.local.pipelines import fullest_pipeline, route_of
+from consumer.local.ports import check_free
 from consumer.local.pubsub import EmbeddedPubSub
 from consumer.local.resources import Resources, create_resources
 from consumer.outcomes import Outcome
@@ -48,6 +48,8 @@ from pipeline_steps.errors import ObjectMissing
 
 HOST = "127.0.0.1"
 BUCKET = "nursery-photos"
+DRAIN_TIMEOUT = 10.0
+"""Seconds: a person waits."""
 _LOOK = 0.02
 
 
@@ -68,22 +70,6 @@ class Ended:
     delivery: Delivery
     outcome: Outcome
     seconds: float
-
-
-class LocalSettings(Settings):
-    """Settings that are what they are given: an environment meant for production changes nothing here."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take the arguments alone."""
-        del settings_cls
-        return (init_settings,)
 
 
 class LocalStack:
@@ -137,7 +123,7 @@ class LocalStack:
         self._ports = (pubsub_port, backend_port)
         self._emulators = emulators or Emulators()
         self._collects = collects
-        self._peers = AsyncExitStack()
+        self._open = AsyncExitStack()
         self._worker: AsyncExitStack | None = None
         self._running: RunningWorker | None = None
         self._task: asyncio.Task[None] | None = None
@@ -145,43 +131,52 @@ class LocalStack:
         self._notifications: BucketNotifications
 
     async def __aenter__(self) -> Self:
-        try:
-            await self.start_peers()
+        async with AsyncExitStack() as opening:
+            await opening.enter_async_context(self.peers())
             await self.start_worker()
-        except BaseException:
-            await self._close()
-            raise
+            self._open = opening.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close()
+        await self._open.aclose()
 
     # ------------------------------------------------------------------ parts
 
-    async def start_peers(self) -> None:
-        """Start everything but the worker.
+    @asynccontextmanager
+    async def peers(self) -> AsyncIterator[Self]:
+        """Run everything but the worker, while the context lasts.
 
         Raises:
             OSError: a port is taken.
         """
+        async with AsyncExitStack() as peers:
+            await self._start_peers(peers)
+            peers.push_async_callback(self.stop_worker)
+            yield self
+
+    async def _start_peers(self, peers: AsyncExitStack) -> None:
         await asyncio.to_thread(self.folder.mkdir, parents=True, exist_ok=True)
-        endpoint = Endpoint(emulator=await self._start_pubsub())
+        endpoint = Endpoint(emulator=await self._start_pubsub(peers))
         await asyncio.to_thread(create_resources, self.resources, endpoint)
         self._publisher = PubSubPublisher(self.resources.project, endpoint)
-        self._peers.push_async_callback(self._publisher.close)
+        peers.push_async_callback(self._publisher.close)
         self.store = NotifyingStore(
             await self._open_bucket(), lambda info: self._notifications.announce(info)
         )
-        self._peers.push_async_callback(self.store.close)
-        self._notifications = await self._peers.enter_async_context(
+        peers.push_async_callback(self.store.close)
+        self._notifications = await peers.enter_async_context(
             BucketNotifications(self._publisher, self.resources.requests_topic)
         )
         if self._collects:
-            self.results = await self._collect(self.resources.results_subscription, endpoint)
-            self.dead_letters = await self._collect(self.resources.dead_letter_subscription, endpoint)
-        self.backend_url = await self._peers.enter_async_context(self.backend.serve(HOST, self._ports[1]))
+            self.results = await peers.enter_async_context(
+                self._collector(endpoint, self.resources.results_subscription)
+            )
+            self.dead_letters = await peers.enter_async_context(
+                self._collector(endpoint, self.resources.dead_letter_subscription)
+            )
+        self.backend_url = await peers.enter_async_context(self.backend.serve(HOST, self._ports[1]))
         self.settings = await self._make_settings()
 
     async def start_worker(self) -> None:
@@ -208,12 +203,6 @@ class LocalStack:
         async with worker:
             running.worker.stop()
             await task
-
-    async def _close(self) -> None:
-        try:
-            await self.stop_worker()
-        finally:
-            await self._peers.aclose()
 
     # ------------------------------------------------------------------ what publishers and uploaders do
 
@@ -313,16 +302,14 @@ class LocalStack:
 
     # ------------------------------------------------------------------ inside
 
-    async def _start_pubsub(self) -> str:
+    async def _start_pubsub(self, peers: AsyncExitStack) -> str:
         if self._emulators.pubsub is not None:
             self.pubsub_address = self._emulators.pubsub
             return self.pubsub_address
         self.pubsub = EmbeddedPubSub()
-        try:
-            await asyncio.to_thread(self.pubsub.start, self._ports[0], HOST)
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
-        self._peers.push_async_callback(asyncio.to_thread, self.pubsub.stop)
+        await asyncio.to_thread(check_free, HOST, self._ports[0])
+        await asyncio.to_thread(self.pubsub.start, self._ports[0], HOST)
+        peers.push_async_callback(asyncio.to_thread, self.pubsub.stop)
         self.pubsub_address = self.pubsub.address
         return self.pubsub_address
 
@@ -334,40 +321,30 @@ class LocalStack:
         await asyncio.to_thread((self.folder / self.bucket).mkdir, exist_ok=True)
         return FilesystemStore(self.folder)
 
-    async def _collect(self, subscription: str, endpoint: Endpoint) -> Collector:
-        subscriber = PubSubSubscriber(self.resources.subscription(subscription), endpoint)
-        return await self._peers.enter_async_context(Collector(subscriber))
+    def _collector(self, endpoint: Endpoint, subscription: str) -> Collector:
+        return Collector(PubSubSubscriber(self.resources.subscription(subscription), endpoint))
 
     async def _make_settings(self) -> Settings:
         routes = self._routes
         if routes is None:
-            pipeline = self._pipeline
-            if pipeline is None:
-                pipeline = fullest_pipeline((await read_manifest(self._model_path)).specs())
-            definition: JsonValue = pipeline.model_dump(mode="json", exclude_none=True)
-            routes = [{"bucket": self.bucket, "prefix": "{tenant_id}/originals/", "pipeline": definition}]
+            pipeline = self._pipeline or fullest_pipeline((await read_manifest(self._model_path)).specs())
+            routes = [route_of(self.bucket, pipeline)]
         file = self.folder / "routes.yaml"
         await asyncio.to_thread(
             file.write_text, yaml.safe_dump({"routes": [dict(route) for route in routes]})
         )
-        names = self.resources
         values: dict[str, Any] = {
-            "google_cloud_project": names.project,
-            "subscription": names.worker_subscription,
-            "requests_topic": names.requests_topic,
-            "results_topic": names.results_topic,
-            "dead_letter_topic": names.dead_letter_topic,
-            "dead_letter_subscription": names.dead_letter_subscription,
+            **self.resources.settings,
             "bucket": self.bucket,
             "pubsub_emulator_host": self.pubsub_address,
             "storage_emulator_host": self._emulators.storage,
             "routes_file": file,
             "model_path": self._model_path,
             "backend_url": self.backend_url,
-            "drain_timeout": 10.0,
+            "drain_timeout": DRAIN_TIMEOUT,
             "port": 0,
         }
-        return LocalSettings(**{**values, **self._overrides})
+        return GivenSettings(**{**values, **self._overrides})
 
     async def _picture(self, tenant_id: str, image_id: UUID) -> bytes | None:
         with suppress(ObjectMissing):
@@ -375,4 +352,5 @@ class LocalStack:
         return None
 
     def _on_outcome(self, delivery: Delivery, outcome: Outcome, seconds: float) -> None:
-        self.ended.append(Ended(delivery, outcome, seconds))
+        # Without its body: a stack that is kept running must not keep every message.
+        self.ended.append(Ended(replace(delivery, data=b""), outcome, seconds))

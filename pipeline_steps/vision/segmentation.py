@@ -18,6 +18,7 @@ from pipeline_steps.names import Names
 from pipeline_steps.registry import Scope, StepParams, step
 from pipeline_steps.vision import candidates
 from pipeline_steps.vision.candidates import Candidates
+from pipeline_steps.vision.views import chosen, clipped
 
 Mode: TypeAlias = Literal["prompted", "automatic", "instance", "semantic"]
 
@@ -142,9 +143,9 @@ async def segment(image: Image, params: SegmentationParams, ctx: StepContext) ->
 
 async def _prompted(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
     threshold = ctx.models.spec(params.detector).threshold
+    least = threshold if params.confidence is None else params.confidence
     boxes = (await ctx.models.detect(params.detector, [image.pixels]))[0]
-    found = candidates.of_boxes(boxes.above(threshold if params.confidence is None else params.confidence))
-    found = found.of_classes(params.classes)
+    found = candidates.of_boxes(clipped(chosen(boxes, least, params.classes), image))
     # One region may be two classes to a detector; as two segments its plants would be counted twice.
     found = found.take(suppress(found.xyxy, found.score, params.box_nms_thresh))
     if not params.masks or not len(found):

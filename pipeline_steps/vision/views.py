@@ -50,6 +50,12 @@ def chosen(boxes: LocalBoxes, score: float, classes: Sequence[str] | None) -> Lo
     return kept if classes is None else kept.take(np.isin(kept.label, list(classes)))
 
 
+def clipped(boxes: LocalBoxes, image: Image) -> LocalBoxes:
+    """Return the boxes cut at the edges of the image they were found in; those with no area left go."""
+    cut = LocalBoxes(clip(boxes.xyxy, image.width, image.height), boxes.score, boxes.label)
+    return cut.take((cut.xyxy[:, 2] > cut.xyxy[:, 0]) & (cut.xyxy[:, 3] > cut.xyxy[:, 1]))
+
+
 def as_detections(
     seen: Sequence[tuple[View, LocalBoxes]], segments: Segments | None, ctx: StepContext
 ) -> Detections:
@@ -68,9 +74,7 @@ def as_detections(
 
 
 def _in_view(view: View, boxes: LocalBoxes, segments: Segments | None) -> Detections:
-    cut = LocalBoxes(clip(boxes.xyxy, view.image.width, view.image.height), boxes.score, boxes.label)
-    some = (cut.xyxy[:, 2] > cut.xyxy[:, 0]) & (cut.xyxy[:, 3] > cut.xyxy[:, 1])
-    cut = cut.take(some)
+    cut = clipped(boxes, view.image)
     found = cut.in_image(view.image, np.zeros(len(cut), np.int64), segment=view.segment)
     if segments is None:
         return found

@@ -10,6 +10,7 @@ import pytest
 from pipeline_steps.artifacts import Image, Segments
 from pipeline_steps.context import Deadline
 from pipeline_steps.errors import DeadlineExceeded, ModelMismatch, ModelUnavailable
+from pipeline_steps.models import LocalBoxes
 from pipeline_steps.vision import candidates
 from pipeline_steps.vision.segmentation import SegmentationParams, segment
 from tests.pipeline_steps.fakes import SeeingModels, context, countdown, painted, scope
@@ -98,6 +99,17 @@ def test_confidence_and_classes_narrow_what_is_kept() -> None:
 
     assert len(run(picture, confidence=0.2)) == 3
     assert run(picture, classes="cajon").label.tolist() == ["cajon"]
+
+
+def test_boxes_that_leave_the_picture_are_cut_at_its_edges() -> None:
+    class Generous(SeeingModels):
+        async def detect(self, name, images):  # type: ignore[no-untyped-def]
+            (found,) = await super().detect(name, images)
+            return [LocalBoxes(found.xyxy + np.float32([-9, -9, 9, 9]), found.score, found.label)]
+
+    found = run(painted(100, 70, SMALL), Generous())
+
+    assert found.xyxy.tolist() == [[0, 0, 34, 34]]
 
 
 def test_one_tray_seen_as_two_classes_is_one_segment() -> None:
