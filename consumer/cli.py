@@ -11,6 +11,8 @@ import orjson
 import typer
 from rich.console import Console
 
+from consumer.ops.allocator import bound_allocator
+
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
@@ -190,6 +192,7 @@ def submit(
 
 def main() -> None:
     """Run the command line."""
+    bound_allocator()
     try:
         app()
     except KeyboardInterrupt:

@@ -1,0 +1,1 @@
+"""The tools of the repository: training, the hostile run, the README's tables."""

@@ -29,6 +29,7 @@ from PIL import Image
 
 from consumer.broker import Delivery
 from consumer.local.stack import LocalStack
+from consumer.ops.allocator import bound_allocator
 from consumer.ops.logging import configure_logging
 from contracts.dead_letter import StoredMessage
 from tools.hostile_messages import hostile_messages
@@ -186,6 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args()
+    bound_allocator()
     configure_logging("ERROR", "json")
     with tempfile.TemporaryDirectory() as folder, Path(folder, "worker.log").open("w") as log:
         sys.stderr = log

@@ -48,6 +48,13 @@ class Shown:
             if name.startswith(prefix) and value
         }
 
+    @property
+    def kinds(self) -> Mapping[str, int]:
+        """What a classifier took plants for, most frequent first; the species dealt out are not its word."""
+        said = self.result.classifications if self.result else ()
+        labels = Counter(one.label for one in said if f"{_SPECIES}{one.label}" not in self.numbers)
+        return dict(labels.most_common())
+
 
 def gallery_page(shown: Sequence[Shown], seconds: float) -> str:
     """Return the page."""
@@ -107,14 +114,15 @@ def _details(one: Shown) -> Iterator[str]:
         legend = "".join(f'<li class="{size}">{size} <b>{sizes.get(size, 0)}</b></li>' for size in SIZES)
         yield f'<div class="bar" aria-hidden="true">{bars}</div><ul class="sizes">{legend}</ul>'
     yield from _listed("species", one.of_kind(_SPECIES))
+    yield from _listed("looks like", one.kinds)
     if one.result and one.result.segments:
         yield from _listed("segments", Counter(segment.label for segment in one.result.segments))
     facts = [one.tenant_id, f"by {one.trigger}", f"{one.milliseconds} ms"]
-    link = f' · <a href="{escape(one.result_file)}">JSON</a>' if one.result_file else ""
-    yield (
-        f'<p class="facts"><span class="status">{escape(one.status)}</span> '
-        f"{escape(' · '.join(facts))}{link}</p>"
-    )
+    status = f'<span class="status">{escape(one.status)}</span>'
+    items = [status, *map(escape, facts)]
+    if one.result_file:
+        items.append(f'<a href="{escape(one.result_file)}">JSON</a>')
+    yield f'<ul class="facts">{"".join(f"<li>{item}</li>" for item in items)}</ul>'
 
 
 def _compared(one: Shown) -> str:

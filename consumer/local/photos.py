@@ -54,6 +54,7 @@ class Truth:
     height: int
     plants: list[list[float]]
     """x1, y1, x2, y2"""
+    plant_kinds: list[str]
     containers: list[list[float]]
     container_labels: list[str]
 
@@ -135,6 +136,7 @@ def _truth(scene: Scene) -> Truth:
         width,
         height,
         scene.plants.round(1).tolist(),
+        list(scene.plant_kinds),
         scene.containers.round(1).tolist(),
         list(scene.container_labels),
     )

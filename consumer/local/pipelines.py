@@ -11,7 +11,8 @@ from contracts.builders import pipeline, step
 from contracts.pipeline import PipelineDefinition, StepDefinition
 from pipeline_steps.models import ModelKind, ModelSpec
 
-DETECTOR, REGIONS, MASKS = "plants", "containers", "sam"
+DETECTOR, REGIONS, MASKS, KINDS = "plants", "containers", "sam", "species"
+"""The packaged models' names. `species` tells kinds of plants apart by their looks."""
 ORIGINALS = "originals"
 """Photos that land in this folder of a tenant's start work by that."""
 THUMBNAIL = 768
@@ -24,8 +25,9 @@ def fullest_pipeline(
     """Return a pipeline from segments to pictures, with what `models` has.
 
     Args:
-        models: the manifest's models by name; `plants` is required, `containers` and `sam` add segments.
-        species: whether species are dealt out: those of the message's setting `species`.
+        models: the manifest's models by name. `plants` is required; `containers` adds segments, `sam` their
+            masks, `species` a class for each plant.
+        species: whether the species of the message's setting `species` are dealt out.
         keep_original: also store the photo as it came under `originals/`, whose notification the worker
             must then recognise as its own doing.
     """
@@ -33,6 +35,8 @@ def fullest_pipeline(
     if _has(models, REGIONS, ModelKind.DETECTION):
         steps += [step("segmentation", masks=_has(models, MASKS, ModelKind.SAM)), step("segment_filter")]
     steps += [step("detection", model=DETECTOR), step("count"), step("size_calculator")]
+    if _has(models, KINDS, ModelKind.CLASSIFICATION):
+        steps.append(step("classification", model=KINDS, over="detections"))
     if species:
         steps.append(step("species_distributor"))
     steps.append(step("visualize_detections"))

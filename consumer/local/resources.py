@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import httpx
 from google.api_core import exceptions as api
 from google.pubsub_v1 import types
 from google.pubsub_v1.services.publisher import PublisherClient
@@ -69,6 +70,27 @@ def create_resources(resources: Resources, endpoint: Endpoint) -> None:
             _unless_there(subscriber.create_subscription, subscription)
     finally:
         channel.close()
+
+
+def create_bucket(emulator: str, project: str, bucket: str) -> None:
+    """Create a bucket in an emulator of Cloud Storage, unless it is there. Blocks.
+
+    Raises:
+        OSError: the emulator cannot be reached, or does not want it.
+    """
+    url = emulator.rstrip("/") if "://" in emulator else f"http://{emulator}"
+    try:
+        answer = httpx.post(
+            f"{url}/storage/v1/b",
+            params={"project": project},
+            json={"name": bucket},
+            timeout=_TIMEOUT,
+            trust_env=False,
+        )
+    except httpx.TransportError as error:
+        raise OSError(f"the storage emulator at {emulator} cannot be reached: {error}") from error
+    if answer.is_error and answer.status_code != httpx.codes.CONFLICT:
+        raise OSError(f"the storage emulator at {emulator} makes no bucket {bucket!r}: {answer.text[:200]}")
 
 
 def _subscriptions(resources: Resources) -> list[types.Subscription]:

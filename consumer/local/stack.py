@@ -36,7 +36,7 @@ from consumer.local.notifications import BucketNotifications, NotifyingStore
 from consumer.local.pipelines import fullest_pipeline, route_of
 from consumer.local.ports import check_free
 from consumer.local.pubsub import EmbeddedPubSub
-from consumer.local.resources import Resources, create_resources
+from consumer.local.resources import Resources, create_bucket, create_resources
 from consumer.outcomes import Outcome
 from consumer.settings import Settings
 from consumer.storage import ObjectInfo, ObjectStore
@@ -60,7 +60,7 @@ class Emulators:
     pubsub: str | None = None
     """`host:port`"""
     storage: str | None = None
-    """`http://host:port`; it must hold the bucket."""
+    """`http://host:port`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +317,9 @@ class LocalStack:
         if self._emulators.storage is not None:
             from consumer.storage.gcs import GcsStore
 
-            return GcsStore(self.resources.project, emulator=self._emulators.storage)
+            emulator, project = self._emulators.storage, self.resources.project
+            await asyncio.to_thread(create_bucket, emulator, project, self.bucket)
+            return GcsStore(project, emulator=emulator)
         await asyncio.to_thread((self.folder / self.bucket).mkdir, exist_ok=True)
         return FilesystemStore(self.folder)
 

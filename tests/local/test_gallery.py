@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from consumer.local.gallery import Shown, gallery_page
 from contracts.geometry import Box
-from contracts.result import Estimation, ImageInfo, ProcessingResult, Segment
+from contracts.result import Classification, Estimation, ImageInfo, ProcessingResult, Segment
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 NUMBERS = {"total_count": 12, "size_S": 1, "size_M": 9, "size_L": 2, "size_XL": 0, "species_rosa & co": 12}
@@ -27,6 +27,9 @@ RESULT = ProcessingResult(
         for i, label in enumerate(("cajon", "cajon", "segmento"))
     ),
     estimations=tuple(Estimation(type=name, value=value) for name, value in NUMBERS.items()),
+    classifications=tuple(
+        Classification(detection=0, label=label, confidence=0.9) for label in ("grass", "rosa & co", "grass")
+    ),
     worker_version="1",
     started_at=NOW,
     finished_at=NOW,
@@ -92,8 +95,9 @@ def test_a_card_tells_counts_sizes_species_segments_and_how_it_went() -> None:
         "12 plants 12 expected",
         "S 1 M 9 L 2 XL 0",
         "species rosa & co 12",
+        "looks like grass 2 segments",
         "segments cajon 2 segmento 1",
-        "succeeded acme · by message · 345 ms",
+        "succeeded acme by message 345 ms JSON",
     ):
         assert expected in text
 

@@ -1,4 +1,4 @@
-"""Toy steps over the real artifacts: what they find is told by their parameters, so a test knows it beforehand."""
+"""Toy steps over the real artifacts: their parameters tell what they find, so a test knows it beforehand."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pydantic import Field
 
 from consumer.pipeline.execute import execute
 from consumer.pipeline.parse import parse
-from consumer.pipeline.run import Run
+from consumer.pipeline.run import Run, StepFailed
 from contracts.pipeline import ElementDefinition, PipelineDefinition
-from pipeline_steps.artifact import Artifact, Artifacts, Ids
+from pipeline_steps.artifact import Artifacts, Ids
 from pipeline_steps.artifacts import (
     Classifications,
     Crops,
@@ -34,7 +34,6 @@ from pipeline_steps.errors import (
     DeviceOverloaded,
     InvalidInput,
     ModelUnavailable,
-    StepError,
     StoreUnavailable,
     Superseded,
 )
@@ -77,9 +76,9 @@ class FindParams(StepParams):
     def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
         if self.label == "forbidden":
             yield "label", "no detector finds what is forbidden"
-        if self.segment_type is not None and scope.segment_labels is not None:
-            if self.segment_type not in scope.segment_labels:
-                yield "segment_type", f"no segment is ever {self.segment_type!r}"
+        labels = scope.segment_labels
+        if self.segment_type is not None and labels is not None and self.segment_type not in labels:
+            yield "segment_type", f"no segment is ever {self.segment_type!r}"
 
 
 class SizesParams(StepParams):
@@ -153,7 +152,7 @@ class Toys:
                 )
                 try:
                     written = await execute(pipeline.root, Artifacts.of(PICTURE), run)
-                except Exception as error:
+                except StepFailed as error:
                     return Ran(Artifacts(), run, error, len(run.lingering))
                 finally:
                     lingering = len(run.lingering)
@@ -169,7 +168,7 @@ class Ran:
 
     written: Artifacts
     run: Run
-    error: Exception | None
+    error: StepFailed | None
     lingering: int
     """Threads that had not returned at its end."""
 
@@ -197,7 +196,7 @@ def boxes(ids: Ids, image: Image, label: str, segment: int = 0) -> Detections:
     )
 
 
-def _declare(toys: Toys) -> None:  # noqa: C901 (a list of declarations)
+def _declare(toys: Toys) -> None:
     @step("regions", registry=toys.steps)
     async def regions(image: Image, params: RegionsParams, ctx: StepContext) -> Segments:
         """Cut the picture into `n` columns."""
@@ -300,6 +299,7 @@ def _declare(toys: Toys) -> None:  # noqa: C901 (a list of declarations)
         toys.calls.append(ctx.path)
         toys.running += 1
         toys.most_running = max(toys.most_running, toys.running)
+        toys.event(f"{toys.running} at work").set()
         try:
             if params.wait_for:
                 await toys.event(params.wait_for).wait()
@@ -313,6 +313,15 @@ def _declare(toys: Toys) -> None:  # noqa: C901 (a list of declarations)
             toys.event(params.then_open).set()
         return boxes(ctx.ids(params.n), image, f"after {params.wait_for or 'nothing'}")
 
+    @step("last_first", registry=toys.steps)
+    async def last_first(image: Image, segments: Segments, ctx: StepContext) -> Detections:
+        """Inside a map: wait for the next item to be done."""
+        (item,) = ctx.items
+        if item + 1 < len(segments):
+            await toys.event(f"item {item + 1}").wait()
+        toys.event(f"item {item}").set()
+        return boxes(ctx.ids(1), image, f"item {item}")
+
     @step("hang_in_thread", registry=toys.steps)
     def hang_in_thread(image: Image, ctx: StepContext) -> Overlay:
         """Not return before the run is over."""
@@ -321,11 +330,22 @@ def _declare(toys: Toys) -> None:  # noqa: C901 (a list of declarations)
         return Overlay(image.pixels)
 
     @step("busy_in_thread", registry=toys.steps)
-    def busy_in_thread(image: Image, params: GateParams, ctx: StepContext) -> Totals:
-        """Work in a thread for as long as the run lets it, or until a thread of its own opens a gate."""
+    def busy_in_thread(image: Image, ctx: StepContext) -> Totals:
+        """Work in a thread until `release`."""
         toys.calls.append(ctx.path)
         toys.release_threads.wait(30)
         return Totals(0, 0, 0, 0, 0.0, 0.0)
+
+    @step("slow_call", registry=toys.steps)
+    async def slow_call(image: Image) -> None:
+        """Give up waiting for something of its own."""
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    @step("release", registry=toys.steps)
+    async def release(ctx: StepContext) -> None:
+        """Let threads return."""
+        toys.release_threads.set()
 
     @step("lie", registry=toys.steps)
     async def lie(image: Image) -> Detections:
@@ -338,6 +358,3 @@ def _declare(toys: Toys) -> None:  # noqa: C901 (a list of declarations)
         return cast("tuple[Detections, Sizes]", Detections.none())
 
     toys.steps.ignore("send_results_backend", "delivery is the worker's own job")
-
-
-__all__ = ["ERRORS", "PICTURE", "Artifact", "Ran", "StepError", "Toys", "boxes"]

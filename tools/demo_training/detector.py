@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from demo_training.loop import load_part, train
+from demo_training.pool import Pool, Truth, batches
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from consumer.models.architectures import fcos_small
-from demo_training.loop import load_part, train
-from demo_training.pool import Pool, Truth, batches
 
 
 @dataclass(frozen=True, slots=True)

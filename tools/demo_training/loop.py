@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
+WARM_UP = 60  # steps
+
+
 def train(
     name: str,
     network: nn.Module,
@@ -46,7 +49,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = (
                 rate
-                * min(1.0, (step + 1) / 150)
+                * min(1.0, (step + 1) / WARM_UP)
                 * (0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds))) + 0.005)
             )
         loss = loss_of_next_batch(network)

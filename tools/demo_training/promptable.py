@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from demo_training.loop import load_part, train
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from torch.nn import functional
 
 from consumer.local.scenes import Scene, demo_photo, scene
 from consumer.models.architectures import sam_small
-from demo_training.loop import load_part, train
 
 SIDE = 256
 PROMPTS = 8
+BATCH = 4  # pictures: with eight prompts each, more steps teach more than larger ones
 LEAST_AREAS = (
     64,
     400,
@@ -230,7 +231,7 @@ def train_sam(
     network = sam_small()
     if trunk:
         load_part(network.image_encoder.patch_embed.pyramid, trunk, "backbone.")
-    stream = batches(examples, 8, seed)
+    stream = batches(examples, BATCH, seed)
     rng = np.random.default_rng(seed)
 
     def loss(current: nn.Module) -> Tensor:
