@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import structlog
 
 from consumer.broker import BrokerError, Delivery, Subscriber
+from consumer.local.tasks import ended
 
 log = structlog.get_logger()
 
@@ -22,12 +22,10 @@ class Collector:
 
     Args:
         subscriber: closed with the context.
-        taken: told of each delivery, before it is acked.
     """
 
-    def __init__(self, subscriber: Subscriber, taken: Callable[[Delivery], None] = lambda _: None) -> None:
+    def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber
-        self._taken = taken
         self._task: asyncio.Task[None] | None = None
         self.deliveries: list[Delivery] = []
         """In the order they came; the broker may deliver one twice."""
@@ -40,17 +38,14 @@ class Collector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await ended(self._task)
         await self._subscriber.close()
 
     async def _collect(self) -> None:
         while True:
             try:
                 deliveries = await self._subscriber.pull(_AT_A_TIME)
-                for delivery in deliveries:
-                    self.deliveries.append(delivery)
-                    self._taken(delivery)
+                self.deliveries += deliveries
                 if deliveries:
                     await self._subscriber.acknowledge([delivery.ack_id for delivery in deliveries])
             except BrokerError as error:

@@ -65,17 +65,6 @@ class Sent:
         error = self.result.error if self.result else None
         return f"{error.code}: {error.message}" if error else self.problem
 
-    @property
-    def count(self) -> int | None:
-        """How many plants were counted."""
-        return number(self.result, "total_count")
-
-
-def number(result: ProcessingResult | None, name: str) -> int | None:
-    """Return an estimation of a result as a whole number."""
-    estimations = result.estimations if result else ()
-    return next((round(one.value) for one in estimations if one.type == name), None)
-
 
 async def send(
     stack: LocalStack,

@@ -14,19 +14,24 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consumer.app import read_manifest
 from consumer.local.deliveries import Deliveries, Trigger, send
 from consumer.local.demo_report import as_json, is_complete, print_table, save, summary_of, write_report
+from consumer.local.embedded import Emulators
 from consumer.local.gallery import Shown
 from consumer.local.photos import DemoPhoto, NoPhotos, generated_photo, own_photo, photo_files
 from consumer.local.pipelines import fullest_pipeline, route_of
 from consumer.local.run_log import logs_in
-from consumer.local.stack import BUCKET, Emulators, LocalStack
+from consumer.local.stack import BUCKET, LocalStack
+from consumer.local.tasks import ended
 from contracts.pipeline import PipelineDefinition
 from pipeline_steps.errors import ModelUnavailable
+
+log = structlog.get_logger()
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -81,7 +86,7 @@ async def run_demo(
         with logs_in(out / "worker.log"), _bars(errors, len(makers), quiet=json_output) as bars:
             summary, shown = await _run(makers, out, bars, model_path, emulators)
     except (NoPhotos, ModelUnavailable, OSError) as error:
-        errors.print(str(error), style="red", highlight=False, markup=False)
+        errors.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return BAD_INPUT if isinstance(error, NoPhotos) else FAILED
     if json_output:
         sys.stdout.write(as_json(summary).decode())
@@ -111,7 +116,8 @@ async def _run(
             sending = asyncio.create_task(_send_all(photos, deliveries, definition))
             await _watch(deliveries, sending, bars)
             seconds = time.monotonic() - started
-            await stack.settled()
+            if deliveries.finished == len(makers):
+                await stack.settled()
             shown = [await save(stack, sent, out) for sent in deliveries.sent]
     summary = summary_of(deliveries.sent, shown, seconds)
     await asyncio.to_thread(write_report, out, deliveries.sent, shown, summary)
@@ -140,15 +146,18 @@ async def _watch(deliveries: Deliveries, sending: asyncio.Task[None], bars: Bars
     """Wait until all photos are finished, or nothing has happened for a long while."""
     finished, last_news = 0, time.monotonic()
     while not (sending.done() and finished == len(deliveries.sent)):
-        await asyncio.wait({sending}, timeout=_LOOK) if not sending.done() else await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_LOOK)
+        deliveries.stack.check()
         await deliveries.look()
         if deliveries.finished > finished:
             finished, last_news = deliveries.finished, time.monotonic()
             bars.finished(finished)
-        elif time.monotonic() - last_news > _PATIENCE:
-            sending.cancel()
+        elif sending.done() and sending.exception() is not None:
             break
-    await sending
+        elif time.monotonic() - last_news > _PATIENCE:
+            log.error("gave_up_waiting", finished=finished, sent=len(deliveries.sent), seconds=_PATIENCE)
+            break
+    await ended(sending)
 
 
 def _photos(images: Path | None, out: Path, count: int, seed: int, size: tuple[int, int]) -> list[MakePhoto]:

@@ -13,11 +13,13 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
+from consumer.local.embedded import Emulators
 from consumer.local.examples import SAMPLE, TENANT, examples
 from consumer.local.inbox import Inbox
 from consumer.local.photos import CONTENT_TYPES
 from consumer.local.scenes import demo_photo
-from consumer.local.stack import Emulators, LocalStack
+from consumer.local.stack import LocalStack
+from consumer.local.tasks import ended
 from consumer.ops.logging import configure_logging
 from pipeline_steps.errors import ModelUnavailable
 
@@ -56,10 +58,10 @@ async def run_local(
             for number in (signal.SIGINT, signal.SIGTERM):  # from here on a second Ctrl-C ends it at once
                 asyncio.get_running_loop().remove_signal_handler(number)
     except ModelUnavailable as error:
-        errors.print(f"a model does not load: {error}", style="red", markup=False, highlight=False)
+        errors.print(f"a model does not load: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return FAILED
     except OSError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False)
+        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
     return DONE
 
@@ -94,8 +96,7 @@ async def local_stack(
             try:
                 yield stack
             finally:
-                watching.cancel()
-                await asyncio.wait({watching})
+                await ended(watching)
 
 
 def _sample() -> bytes:

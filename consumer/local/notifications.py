@@ -12,6 +12,7 @@ import orjson
 import structlog
 
 from consumer.broker import BrokerError, Publisher
+from consumer.local.tasks import ended
 from consumer.storage import ObjectInfo, ObjectStore, StoredObject
 
 log = structlog.get_logger()
@@ -93,8 +94,7 @@ class BucketNotifications:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await ended(self._task)
 
     def announce(self, info: ObjectInfo) -> None:
         """Let it be known that the object was written."""

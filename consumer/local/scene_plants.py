@@ -14,6 +14,8 @@ from consumer.local.scene_leaves import Brush, Species, shade
 
 PLANT_KINDS = ("rosette", "echeveria", "cactus", "nopal", "grass", "seedling", "broadleaf", "herb", "aloe")
 
+REDDISH = {"echeveria": 0.15, "aloe": 0.05, "rosette": 0.04, "broadleaf": 0.04, "grass": 0.03}  # how often
+
 GOLDEN_ANGLE = 2.39996  # the turn between one leaf and the next in most real rosettes
 ROSETTE_LEAVES = (("paddle", 0.35), ("spoon", 0.65), ("oval", 0.85), ("lobed", 1.0))
 
@@ -30,7 +32,7 @@ def species(rng: np.random.Generator, kind: str | None = None, least_value: floa
     hue, saturation, value = rng.uniform(0.2, 0.37), rng.uniform(0.3, 0.85), rng.uniform(0.35, 0.95)
     if kind in ("echeveria", "aloe", "cactus", "nopal"):
         hue, saturation, value = rng.uniform(0.22, 0.5), rng.uniform(0.12, 0.6), rng.uniform(0.3, 0.85)
-    if rng.random() < (0.15 if kind == "echeveria" else 0.04):
+    if rng.random() < REDDISH.get(kind, 0.0):
         hue, saturation, value = rng.uniform(-0.12, 0.1) % 1.0, rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)
     flower = tuple(int(v) for v in rng.uniform(120, 255, 3)) if rng.random() < 0.06 else None
     return Species(

@@ -22,8 +22,6 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-import yaml
-
 from consumer.app import RunningWorker, open_worker, read_manifest
 from consumer.broker import Delivery
 from consumer.broker.publisher import PubSubPublisher
@@ -31,16 +29,15 @@ from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.local.backend import SmallBackend
 from consumer.local.collector import Collector
-from consumer.local.given_settings import GivenSettings
+from consumer.local.embedded import Emulators, embedded_pubsub, open_bucket
+from consumer.local.given_settings import given_settings, write_routes
 from consumer.local.notifications import BucketNotifications, NotifyingStore
 from consumer.local.pipelines import fullest_pipeline, route_of
-from consumer.local.ports import check_free
 from consumer.local.pubsub import EmbeddedPubSub
-from consumer.local.resources import Resources, create_bucket, create_resources
+from consumer.local.resources import Resources, create_resources
 from consumer.outcomes import Outcome
 from consumer.settings import Settings
-from consumer.storage import ObjectInfo, ObjectStore
-from consumer.storage.filesystem import FilesystemStore
+from consumer.storage import ObjectInfo
 from contracts.pipeline import PipelineDefinition
 from contracts.request import ProcessingRequest
 from contracts.result import ClaimCheck, ProcessingResult
@@ -48,19 +45,7 @@ from pipeline_steps.errors import ObjectMissing
 
 HOST = "127.0.0.1"
 BUCKET = "nursery-photos"
-DRAIN_TIMEOUT = 10.0
-"""Seconds: a person waits."""
 _LOOK = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Emulators:
-    """Servers to use instead of the embedded ones."""
-
-    pubsub: str | None = None
-    """`host:port`"""
-    storage: str | None = None
-    """`http://host:port`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +94,7 @@ class LocalStack:
         self.pubsub: EmbeddedPubSub | None = None
         """None while an emulator stands in for it."""
         self.ended: list[Ended] = []
-        """Every delivery the worker settled, ignored ones too."""
+        """Every delivery the worker settled, ignored ones too; without their bytes, which may be many."""
         self.results: Collector
         self.dead_letters: Collector
         self.store: NotifyingStore
@@ -158,17 +143,22 @@ class LocalStack:
 
     async def _start_peers(self, peers: AsyncExitStack) -> None:
         await asyncio.to_thread(self.folder.mkdir, parents=True, exist_ok=True)
-        endpoint = Endpoint(emulator=await self._start_pubsub(peers))
+        if self._emulators.pubsub is None:
+            self.pubsub = await peers.enter_async_context(embedded_pubsub(HOST, self._ports[0]))
+            self.pubsub_address = self.pubsub.address
+        else:
+            self.pubsub_address = self._emulators.pubsub
+        endpoint = Endpoint(emulator=self.pubsub_address)
         await asyncio.to_thread(create_resources, self.resources, endpoint)
         self._publisher = PubSubPublisher(self.resources.project, endpoint)
         peers.push_async_callback(self._publisher.close)
-        self.store = NotifyingStore(
-            await self._open_bucket(), lambda info: self._notifications.announce(info)
+        bucket = await asyncio.to_thread(
+            open_bucket, self.folder, self.bucket, self.resources.project, self._emulators.storage
         )
+        self._notifications = BucketNotifications(self._publisher, self.resources.requests_topic)
+        self.store = NotifyingStore(bucket, self._notifications.announce)
         peers.push_async_callback(self.store.close)
-        self._notifications = await peers.enter_async_context(
-            BucketNotifications(self._publisher, self.resources.requests_topic)
-        )
+        await peers.enter_async_context(self._notifications)
         if self._collects:
             self.results = await peers.enter_async_context(
                 self._collector(endpoint, self.resources.results_subscription)
@@ -264,10 +254,17 @@ class LocalStack:
         """
         async with asyncio.timeout(timeout):
             while not condition():
-                if self._task is not None and self._task.done():
-                    self._task.result()
-                    raise RuntimeError("the worker has stopped")
+                self.check()
                 await asyncio.sleep(_LOOK)
+
+    def check(self) -> None:
+        """Return if the worker works, or was stopped on purpose.
+
+        Raises:
+            Exception: what ended it.
+        """
+        if self._task is not None and self._task.done():
+            self._task.result()
 
     async def run_until(self, event: asyncio.Event) -> None:
         """Wait for `event`.
@@ -280,8 +277,7 @@ class LocalStack:
             await asyncio.wait({waiting, *([self._task] if self._task else [])}, return_when=FIRST_COMPLETED)
         finally:
             waiting.cancel()
-        if self._task is not None and self._task.done():
-            self._task.result()
+        self.check()
 
     async def settled(self, timeout: float = 60.0) -> None:
         """Wait until nothing is left to do: every message acked, those about the worker's own outputs too.
@@ -302,27 +298,6 @@ class LocalStack:
 
     # ------------------------------------------------------------------ inside
 
-    async def _start_pubsub(self, peers: AsyncExitStack) -> str:
-        if self._emulators.pubsub is not None:
-            self.pubsub_address = self._emulators.pubsub
-            return self.pubsub_address
-        self.pubsub = EmbeddedPubSub()
-        await asyncio.to_thread(check_free, HOST, self._ports[0])
-        await asyncio.to_thread(self.pubsub.start, self._ports[0], HOST)
-        peers.push_async_callback(asyncio.to_thread, self.pubsub.stop)
-        self.pubsub_address = self.pubsub.address
-        return self.pubsub_address
-
-    async def _open_bucket(self) -> ObjectStore:
-        if self._emulators.storage is not None:
-            from consumer.storage.gcs import GcsStore
-
-            emulator, project = self._emulators.storage, self.resources.project
-            await asyncio.to_thread(create_bucket, emulator, project, self.bucket)
-            return GcsStore(project, emulator=emulator)
-        await asyncio.to_thread((self.folder / self.bucket).mkdir, exist_ok=True)
-        return FilesystemStore(self.folder)
-
     def _collector(self, endpoint: Endpoint, subscription: str) -> Collector:
         return Collector(PubSubSubscriber(self.resources.subscription(subscription), endpoint))
 
@@ -331,22 +306,16 @@ class LocalStack:
         if routes is None:
             pipeline = self._pipeline or fullest_pipeline((await read_manifest(self._model_path)).specs())
             routes = [route_of(self.bucket, pipeline)]
-        file = self.folder / "routes.yaml"
-        await asyncio.to_thread(
-            file.write_text, yaml.safe_dump({"routes": [dict(route) for route in routes]})
-        )
-        values: dict[str, Any] = {
+        values: dict[str, object] = {
             **self.resources.settings,
             "bucket": self.bucket,
             "pubsub_emulator_host": self.pubsub_address,
             "storage_emulator_host": self._emulators.storage,
-            "routes_file": file,
+            "routes_file": await asyncio.to_thread(write_routes, self.folder / "routes.yaml", routes),
             "model_path": self._model_path,
             "backend_url": self.backend_url,
-            "drain_timeout": DRAIN_TIMEOUT,
-            "port": 0,
         }
-        return GivenSettings(**{**values, **self._overrides})
+        return given_settings({**values, **self._overrides})
 
     async def _picture(self, tenant_id: str, image_id: UUID) -> bytes | None:
         with suppress(ObjectMissing):

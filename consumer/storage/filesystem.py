@@ -17,33 +17,27 @@ It survives its process; it does not survive the machine (nothing is synced to d
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import fcntl
-import functools
 import hashlib
 import mimetypes
 import os
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
+from consumer.storage.file_generations import last_generation, stamp
 from consumer.storage.object_names import beside_folder, check_bucket_name, name_of, path_of
+from consumer.storage.threads import CallThreads
 from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
 
 _META = ".meta"  # no bucket's name starts with a dot
 _LIST_CHUNK = 200
 _THREADS = 8
-
-T = TypeVar("T")
 
 
 class _Sidecar(BaseModel):
@@ -62,17 +56,17 @@ class FilesystemStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="filesystem-store")
+        self._threads = CallThreads(_THREADS, "filesystem-store")
 
     async def stat(self, bucket: str, name: str, *, generation: int | None = None) -> ObjectInfo:
         """See `ObjectStore.stat`; the checksum of a file dropped by hand is empty."""
-        return await self._in_thread(self._stat, bucket, name, generation)
+        return await self._threads.run(self._stat, bucket, name, generation)
 
     async def read(
         self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
     ) -> StoredObject:
         """See `ObjectStore.read`."""
-        return await self._in_thread(self._read, bucket, name, generation, max_bytes)
+        return await self._threads.run(self._read, bucket, name, generation, max_bytes)
 
     async def write(
         self,
@@ -88,26 +82,22 @@ class FilesystemStore:
         sidecar = _Sidecar(
             name=name, content_type=content_type, metadata=dict(metadata or {}), crc32c=crc32c(data)
         )
-        return await self._in_thread(self._write, bucket, sidecar, data, if_generation_match)
+        return await self._threads.run(self._write, bucket, sidecar, data, if_generation_match)
 
     async def delete(self, bucket: str, name: str, *, if_generation_match: int | None = None) -> None:
         """See `ObjectStore.delete`; the folders stay."""
-        await self._in_thread(self._delete, bucket, name, if_generation_match)
+        await self._threads.run(self._delete, bucket, name, if_generation_match)
 
     async def list(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See `ObjectStore.list`; objects deleted meanwhile are left out."""
-        names = await self._in_thread(self._names, bucket, prefix)
+        names = await self._threads.run(self._names, bucket, prefix)
         for start in range(0, len(names), _LIST_CHUNK):
-            for info in await self._in_thread(self._present, bucket, names[start : start + _LIST_CHUNK]):
+            for info in await self._threads.run(self._present, bucket, names[start : start + _LIST_CHUNK]):
                 yield info
 
     async def close(self) -> None:
         """End the threads, after the calls under way."""
-        await asyncio.to_thread(self._executor.shutdown)
-
-    async def _in_thread(self, call: Callable[..., T], /, *args: object) -> T:
-        bound = functools.partial(contextvars.copy_context().run, call, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, bound)
+        await self._threads.close()
 
     # ------------------------------------------------------------------ in a thread, from here on
 
@@ -136,7 +126,7 @@ class FilesystemStore:
                 present = self._find(bucket, path)
                 current = present.stat().st_mtime_ns if present else 0
                 _check_generation(bucket, name, current, expected)
-                generation = _stamp(temporary, later_than=max(current, _last_generation(lock)))
+                generation = stamp(temporary, later_than=max(current, last_generation(lock)))
                 os.pwrite(lock, b"%020d" % generation, 0)
                 with self._temporary(bucket, sidecar.model_dump_json().encode()) as described:
                     destination = self._sidecar(bucket, name, generation)
@@ -280,24 +270,6 @@ def _check_generation(bucket: str, name: str, current: int, expected: int | None
     if expected not in {None, current}:
         is_now = f"has generation {current}" if current else "does not exist"
         raise PreconditionFailed(f"gs://{bucket}/{name} {is_now}, {expected} was expected")
-
-
-def _last_generation(lock: int) -> int:
-    return int(os.pread(lock, 20, 0) or b"0")
-
-
-def _stamp(file: Path, *, later_than: int) -> int:
-    """Give the file a modification time after `later_than`, and return what the file system kept of it.
-
-    Some keep microseconds, or two seconds: then ask for a later one.
-    """
-    wanted = max(time.time_ns(), later_than + 1)
-    for more in (0, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000):
-        os.utime(file, ns=(wanted + more, wanted + more))
-        kept = file.stat().st_mtime_ns
-        if kept > later_than:
-            return kept
-    raise StoreMisconfigured(f"the file system of {file.parent} keeps no usable modification times")
 
 
 def _unless_missing(error: OSError) -> None:

@@ -13,16 +13,12 @@ threads of the steps. A call that is cancelled ends in its thread, unheard.
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import functools
 import http.client
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import google.auth
 import requests
@@ -37,7 +33,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
 from consumer.storage.gcs_requests import ObjectRequests
-from consumer.storage.object_names import check_bucket_name, check_object_name
+from consumer.storage.object_names import check_bucket_name, check_url_name
+from consumer.storage.threads import CallThreads
 from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
 
 _ENDPOINT = "https://storage.googleapis.com"
@@ -46,8 +43,6 @@ _CONNECT_TIMEOUT_S = 5.0
 _READ_TRIES = 3
 _BUCKET_KNOWN_S = 60.0
 _PAGE = 1000
-
-T = TypeVar("T")
 
 
 class GcsStore:
@@ -88,7 +83,7 @@ class GcsStore:
         )
         # Made for the client's own traces, it asks for the bucket in a new thread at every miss of an object.
         self._client._bucket_metadata_cache = None  # noqa: SLF001 - there is only an environment variable
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="gcs-store")
+        self._threads = CallThreads(threads, "gcs-store")
         self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
         self._requests = ObjectRequests(session, endpoint, self._timeout)
         self._retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=5.0, multiplier=2.0).with_timeout(retry_s)
@@ -96,13 +91,13 @@ class GcsStore:
 
     async def stat(self, bucket: str, name: str, *, generation: int | None = None) -> ObjectInfo:
         """See `ObjectStore.stat`."""
-        return await self._in_thread(self._stat, bucket, name, generation)
+        return await self._threads.run(self._stat, bucket, name, generation)
 
     async def read(
         self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
     ) -> StoredObject:
         """See `ObjectStore.read`; the bytes are as stored, also where they were stored compressed."""
-        return await self._in_thread(self._read, bucket, name, generation, max_bytes)
+        return await self._threads.run(self._read, bucket, name, generation, max_bytes)
 
     async def write(
         self,
@@ -121,17 +116,17 @@ class GcsStore:
             "metadata": dict(metadata or {}),
             "crc32c": crc32c(data),
         }
-        return await self._in_thread(self._write, bucket, resource, data, if_generation_match)
+        return await self._threads.run(self._write, bucket, resource, data, if_generation_match)
 
     async def delete(self, bucket: str, name: str, *, if_generation_match: int | None = None) -> None:
         """See `ObjectStore.delete`."""
-        await self._in_thread(self._delete, bucket, name, if_generation_match)
+        await self._threads.run(self._delete, bucket, name, if_generation_match)
 
     async def list(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See `ObjectStore.list`."""
         token: str | None = None
         while True:
-            infos, token = await self._in_thread(self._page, bucket, prefix, token, _PAGE)
+            infos, token = await self._threads.run(self._page, bucket, prefix, token, _PAGE)
             for info in infos:
                 yield info
             if token is None:
@@ -139,12 +134,8 @@ class GcsStore:
 
     async def close(self) -> None:
         """Wait for the calls under way, then close the connections."""
-        await asyncio.to_thread(self._executor.shutdown)
+        await self._threads.close()
         self._client.close()
-
-    async def _in_thread(self, call: Callable[..., T], /, *args: object) -> T:
-        bound = functools.partial(contextvars.copy_context().run, call, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, bound)
 
     # ------------------------------------------------------------------ in a thread, from here on
 
@@ -189,7 +180,7 @@ class GcsStore:
             return self._requests.upload(bucket, resource, data, expected)
 
         with self._errors("writing", bucket, name):
-            _check_name(name)
+            check_url_name(name)
             try:
                 info: ObjectInfo = self._retry(upload)()
             except api.PreconditionFailed:
@@ -238,7 +229,7 @@ class GcsStore:
             return [_info(blob) for blob in page], found.next_page_token
 
     def _blob(self, bucket: str, name: str, generation: int | None) -> storage.Blob:
-        _check_name(name)
+        check_url_name(name)
         return self._client.bucket(bucket).blob(name, generation=generation)
 
     @contextmanager
@@ -283,12 +274,6 @@ class GcsStore:
         except StoreMisconfigured as error:
             return isinstance(error.__cause__, api.Forbidden)
         return True
-
-
-def _check_name(name: str) -> None:
-    check_object_name(name)
-    if name in {".", ".."}:  # no such objects; and in a URL they would lead to the bucket itself
-        raise InvalidInput(f"{name!r} cannot name an object in Cloud Storage")
 
 
 def _credentials(*, anonymous: bool) -> Any:

@@ -63,6 +63,17 @@ def check_object_name(name: str) -> None:
         raise InvalidInput(f"an object name has no line breaks, {name[:80]!r} has")
 
 
+def check_url_name(name: str) -> None:
+    """Refuse what no store can hold, or what would lead a URL elsewhere: to the bucket itself.
+
+    Raises:
+        InvalidInput: as `check_object_name`, or the name is `.` or `..`.
+    """
+    check_object_name(name)
+    if name in {".", ".."}:
+        raise InvalidInput(f"{name!r} cannot name an object in Cloud Storage")
+
+
 def path_of(name: str) -> tuple[str, ...]:
     """Return the folders and the file that hold object `name`; none of them is empty, `.` or `..`.
 

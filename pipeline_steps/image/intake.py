@@ -40,6 +40,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline_steps.errors import UnreadableImage
+from pipeline_steps.image.colours import to_rgb
 from pipeline_steps.image.headers import (
     FORMATS,
     UPRIGHT,
@@ -217,7 +218,7 @@ def _read_with_pillow(
             check_rows(data)
         if image_format in {"PNG", "WEBP"}:  # a PNG may have its EXIF behind the pixels
             orientation = exif_orientation(image.info.get("exif", b""))
-        pixels = _pixels_of(_rgb(image))
+        pixels = _pixels_of(to_rgb(image))
     if image_format == "TIFF":  # Pillow has turned it already
         return DecodedImage(pixels, 2 <= orientation <= 8, "TIFF", *size)
     return _decoded(pixels, orientation, image_format)
@@ -252,36 +253,7 @@ def _read_heif(data: bytes, max_pixels: int) -> DecodedImage:
         stored = heif.open_heif(data, convert_hdr_to_8bit=True)
         _check_size(stored.size, max_pixels)
         image = stored.to_pillow()  # libheif has turned it: rotation is part of HEIF, EXIF only repeats it
-        return _decoded(_pixels_of(_rgb(image)), UPRIGHT, "HEIF")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded picture in 8-bit RGB, on white."""
-    if image.mode.startswith("I"):
-        return _from_16_bit(image)
-    if image.mode == "F":
-        raise UnreadableImage("a picture of floating point numbers, expected 8 or 16 bits a sample")
-    if image.mode in {"RGBa", "La"}:  # alpha already multiplied in
-        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
-    if image.mode not in {"RGBA", "LA", "PA"} and "transparency" not in image.info:
-        return image.convert("RGB")
-    coloured = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(coloured.convert("RGB"), mask=coloured.getchannel("A"))
-    return white
-
-
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    samples = np.asarray(image)
-    if image.mode == "I" and (samples.min() < 0 or samples.max() > 0xFFFF):
-        raise UnreadableImage("a picture of 32 bits a sample, expected 8 or 16")
-    gray = (samples >> 8).astype(np.uint8)
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:  # 0 is white
-        np.invert(gray, out=gray)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        gray[samples == transparent] = 0xFF
-    return Image.fromarray(gray).convert("RGB")
+        return _decoded(_pixels_of(to_rgb(image)), UPRIGHT, "HEIF")
 
 
 def _pixels_of(image: Image.Image) -> Pixels:
