@@ -1,33 +1,73 @@
-"""The `mlworker` command. What needs torch is imported only by the commands that run models."""
+"""The `mlworker` command. What is slow to import is imported only by the commands that need it."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import orjson
 import typer
-from rich.console import Console
+from typer.core import TyperCommand
 
 from consumer.ops.allocator import bound_allocator
+from contracts import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="mlworker",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="An event-driven ML worker for Google Cloud: a message per photo in, an acked result out.\n\n"
-    "Start with [bold]mlworker demo[/bold]: it needs nothing but this machine.",
 )
-out, err = Console(), Console(stderr=True)
+
+
+def _examples(*commands: str, note: str = "") -> str:
+    return "\n".join(
+        ["[bold]Examples[/bold]", *(f"  {command}" for command in commands), note and f"\n{note}"]
+    )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mlworker {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog=_examples(
+        "mlworker demo                      the whole job on this machine",
+        "mlworker steps                     what a pipeline may be made of",
+        "mlworker validate pipeline.json    what is wrong with a pipeline, and where",
+        note="Exit codes: 0 done, 1 failed, 2 bad input or configuration (the reason is on stderr), "
+        "130 interrupted.",
+    )
+)
+def mlworker(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """An event-driven ML worker for Google Cloud: a message per photo in, an acked result out.
+
+    Start with [bold]mlworker demo[/bold]: it needs nothing but this machine.
+    """
 
 
 @app.command(
-    epilog="Example:  mlworker demo --images ~/photos --out demo-out   then open demo-out/index.html"
+    epilog=_examples(
+        "mlworker demo                        then open demo-out/index.html",
+        "mlworker demo --images ~/photos      your own: JPEG, PNG, WebP, TIFF",
+        "mlworker demo --count 40 --seed 7",
+    )
 )
 def demo(
     images: Annotated[
@@ -47,15 +87,20 @@ def demo(
 ) -> None:
     """Run the main job on this machine: photos in, counted plants and annotated pictures out.
 
-    The same worker as in production runs against an embedded Pub/Sub server, a folder instead of a bucket,
-    and a small backend that is called back.
+    The same worker as in production, an embedded Pub/Sub server, a folder for a bucket, and a small backend.
     """
     from consumer.local.demo import run_demo
 
     _exit(run_demo(images=images, out=out_folder, count=count, seed=seed, json_output=json_output))
 
 
-@app.command(epilog="Example:  mlworker local --inbox inbox   then copy a photo to inbox/acme/originals/")
+@app.command(
+    epilog=_examples(
+        "mlworker local",
+        "cp photo.jpg inbox/acme/originals/      in another terminal: it is processed at once",
+        "mlworker local --port 9085 --inbox ~/drop",
+    )
+)
 def local(
     port: Annotated[int, typer.Option(help="Of the Pub/Sub server.")] = 8085,
     inbox: Annotated[
@@ -63,43 +108,70 @@ def local(
     ] = Path("inbox"),
     backend_port: Annotated[int, typer.Option(help="Of the small backend and its page of results.")] = 8090,
 ) -> None:
-    """Keep a whole worker running on this machine, to develop a backend against."""
+    """Keep a whole worker running on this machine, to develop a backend against.
+
+    It prints what to set, and commands to copy. Ctrl-C ends it.
+    """
     from consumer.local.local import run_local
 
     _exit(run_local(port=port, inbox=inbox, backend_port=backend_port))
 
 
-@app.command(epilog="Exit codes: 0 drained, 1 failed, 2 configuration (the reason is on stderr).")
+class _WithSettings(TyperCommand):
+    """Adds the environment variables to the help of a command that is configured by them."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the usual help, then the variables."""
+        from consumer.printing import print_settings
+        from consumer.reference import settings_reference
+
+        super().format_help(ctx, formatter)
+        print_settings(_console(), settings_reference())
+
+
+@app.command(
+    cls=_WithSettings,
+    epilog=_examples(
+        "export GOOGLE_CLOUD_PROJECT=nursery SUBSCRIPTION=work RESULTS_TOPIC=results",
+        "export DEAD_LETTER_TOPIC=dead-letters BUCKET=photos BACKEND_URL=https://backend.example",
+        "mlworker run",
+        note="Exit codes: 0 drained after SIGTERM, 1 failed, 2 configuration (the reason is on stderr), "
+        "130 drained after Ctrl-C.",
+    ),
+)
 def run() -> None:
     """Run the worker against Google's services, configured by the environment alone.
 
-    `mlworker settings` lists every variable. SIGTERM drains: work in flight is finished and acked, the rest
-    is handed back. A second signal exits at once.
+    SIGTERM drains: what is running is finished and acked, the rest handed back. A second signal exits at once.
     """
     from consumer.serve import serve
 
     _exit(serve())
 
 
-@app.command()
+@app.command(epilog=_examples("mlworker settings", "mlworker settings --json"))
 def settings(
     json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List the environment variables of `mlworker run`, with defaults."""
-    from consumer.reference import settings_rows
+    """List the environment variables of `mlworker run`, with their defaults."""
+    from consumer.reference import settings_reference
 
-    rows = settings_rows()
     if json_output:
-        _print_json([row._asdict() for row in rows])
+        _print_json([setting.as_json() for setting in settings_reference()])
         return
-    for row in rows:
-        out.print(
-            f"[bold]{row.name}[/bold]  [dim]{row.default or 'required'}[/dim]\n    {row.text}",
-            highlight=False,
-        )
+    from consumer.printing import print_settings
+
+    print_settings(_console(), settings_reference())
 
 
-@app.command(epilog="Exit codes: 0 valid, 2 with every problem, each with its path and what was expected.")
+@app.command(
+    epilog=_examples(
+        "mlworker validate pipeline.json",
+        "mlworker validate request.json --model-path models/",
+        "jq .pipeline_definition request.json | mlworker validate - --json",
+        note="Exit codes: 0 valid; 2 with every problem on stderr, each with its path and what was expected.",
+    )
+)
 def validate(
     file: Annotated[str, typer.Argument(help="JSON file, or - for standard input.")],
     model_path: Annotated[
@@ -109,82 +181,103 @@ def validate(
     json_output: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
 ) -> None:
     """Check a pipeline definition, a request, or the older named-pipeline message, without running it."""
-    from consumer.validation import validate_text
+    from consumer.validation import validate_json
+    from pipeline_steps.registry import PluginFailed
 
-    text = sys.stdin.read() if file == "-" else _read(Path(file))
-    report = validate_text(text, model_path)
+    data = sys.stdin.buffer.read() if file == "-" else _read(Path(file))
+    try:
+        report = validate_json(data, model_path)
+    except PluginFailed as error:
+        _fail(str(error), BAD_INPUT)
     if json_output:
         _print_json(report.as_json())
     else:
         for warning in report.warnings:
-            err.print(f"[yellow]warning[/yellow] {warning}", highlight=False, markup=True, soft_wrap=True)
+            _complain("warning", warning, "yellow")
         for problem in report.problems:
-            err.print(
-                f"[red]{problem.path}[/red]: {_plain(problem.message)}", highlight=False, soft_wrap=True
-            )
+            _complain(problem.path, problem.message, "red")
         if not report.problems:
-            out.print(f"valid: {report.what}")
+            typer.echo(f"valid: {report.what}")
     raise typer.Exit(BAD_INPUT if report.problems else DONE)
 
 
-@app.command()
+@app.command(
+    epilog=_examples("mlworker steps", "mlworker steps detection", "mlworker steps sahi_detection --json")
+)
 def steps(
     name: Annotated[str | None, typer.Argument(help="One step, in full.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="With each step's JSON Schema.")] = False,
 ) -> None:
     """List the steps a pipeline may name: parameters, defaults, units, inputs and outputs."""
-    from consumer.reference import UnknownStep, describe_steps, step_lines
+    from consumer.reference import UnknownStep, step_reference
+    from pipeline_steps.registry import PluginFailed
 
     try:
-        described = describe_steps(name)
-    except UnknownStep as error:
+        entries = step_reference(name)
+    except (UnknownStep, PluginFailed) as error:
         _fail(str(error), BAD_INPUT)
     if json_output:
-        _print_json(described)
+        _print_json([entry.as_json() for entry in entries])
         return
-    for line in step_lines(described, in_full=name is not None):
-        out.print(line, highlight=False, soft_wrap=True)
+    from consumer.printing import print_step, print_steps
+
+    if name is None:
+        print_steps(_console(), entries)
+    else:
+        print_step(_console(), entries[0])
 
 
-@app.command()
+@app.command(epilog=_examples("mlworker schema --out schemas"))
 def schema(
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the JSON Schema files.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the files; made if missing.")],
 ) -> None:
-    """Write the JSON Schemas of every message in and out."""
+    """Write the JSON Schemas of every message in and out, and print the files' names."""
     from contracts.schemas import json_schemas
 
-    out_folder.mkdir(parents=True, exist_ok=True)
     for stem, content in json_schemas().items():
         path = out_folder / f"{stem}.json"
-        path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        out.print(str(path), highlight=False)
+        try:
+            out_folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        except OSError as error:
+            _fail(f"cannot write {path}: {error.strerror}", BAD_INPUT)
+        typer.echo(path)
 
 
 @app.command(
-    epilog="Example:  mlworker submit --tenant acme --image gs://b/acme/originals/1.jpg --pipeline count.json"
+    epilog=_examples(
+        "export GOOGLE_CLOUD_PROJECT=nursery REQUESTS_TOPIC=requests",
+        "mlworker submit --tenant acme --image gs://photos/acme/originals/1.jpg --pipeline pipeline.json",
+        note="It prints the message's id and the ids of session and image as JSON.",
+    )
 )
 def submit(
     tenant: Annotated[str, typer.Option(help="Whose photo it is.")],
     image: Annotated[str, typer.Option(help="gs:// url of the photo.")],
-    pipeline: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="JSON file of the definition.")],
-    session: Annotated[str | None, typer.Option(help="Session id; without, a new one.")] = None,
-    image_id: Annotated[str | None, typer.Option(help="Image id; without, a new one.")] = None,
+    pipeline: Annotated[Path, typer.Option(help="JSON file of the definition.")],
+    session: Annotated[str | None, typer.Option(help="Session id (UUID); without, a new one.")] = None,
+    image_id: Annotated[str | None, typer.Option(help="Image id (UUID); without, a new one.")] = None,
     topic: Annotated[str | None, typer.Option(envvar="REQUESTS_TOPIC", help="Short or full name.")] = None,
     project: Annotated[str | None, typer.Option(envvar="GOOGLE_CLOUD_PROJECT", help="Of the topic.")] = None,
     emulator: Annotated[str | None, typer.Option(envvar="PUBSUB_EMULATOR_HOST", help="host:port.")] = None,
     callback_url: Annotated[str | None, typer.Option(help="Instead of the backend's own.")] = None,
-    force: Annotated[bool, typer.Option(help="Run even if the same work is recorded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run even if the same work is recorded.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to try for.")] = 15.0,
 ) -> None:
     """Publish one request, as the backend would, after checking it here."""
-    from consumer.submit import InvalidRequest, request_of, submit_request
+    from consumer.submit import InvalidRequest, NotPublished, request_of, submit_request
+    from pipeline_steps.registry import PluginFailed
 
-    if not topic or not project:
-        _fail("REQUESTS_TOPIC and GOOGLE_CLOUD_PROJECT (or --topic and --project) are required", BAD_INPUT)
+    if not project or not topic:
+        needed = {"GOOGLE_CLOUD_PROJECT (or --project)": project, "REQUESTS_TOPIC (or --topic)": topic}
+        _fail("\n".join(f"{name}: required" for name, value in needed.items() if not value), BAD_INPUT)
     try:
         request = request_of(tenant, image, _read(pipeline), session, image_id, callback_url)
-    except InvalidRequest as error:
+        message_id = _run(submit_request(request, project, topic, emulator, force=force, timeout=timeout))
+    except (InvalidRequest, PluginFailed) as error:
         _fail(str(error), BAD_INPUT)
-    message_id = asyncio.run(submit_request(request, project, topic, emulator, force=force))
+    except NotPublished as error:
+        _fail(str(error), BAD_INPUT if error.needs_operator else FAILED)
     _print_json(
         {"message_id": message_id, "session_id": request["session_id"], "image_id": request["image_id"]}
     )
@@ -193,44 +286,62 @@ def submit(
 def main() -> None:
     """Run the command line."""
     bound_allocator()
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    app()
 
 
-def _exit(work: Any) -> NoReturn:
-    """Run a coroutine that gives an exit code, and exit with it."""
+def _exit(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run what gives an exit code, and exit with it."""
     from consumer.models.manifest import InvalidManifest
     from consumer.presets import InvalidPresets
     from consumer.routes import InvalidRoutes
     from consumer.settings import InvalidSettings
+    from pipeline_steps.registry import PluginFailed
 
     try:
-        code = asyncio.run(work)
-    except (InvalidSettings, InvalidManifest, InvalidRoutes, InvalidPresets) as error:
+        code = _run(work)
+    except (InvalidSettings, InvalidManifest, InvalidRoutes, InvalidPresets, PluginFailed) as error:
         _fail(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     raise typer.Exit(code)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    err.print(_plain(message), style="red", highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
 
-
-def _read(path: Path) -> str:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        _fail(f"{path}: {error}", BAD_INPUT)
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        _fail(f"cannot read {path}: {error.strerror}", BAD_INPUT)
 
 
 def _print_json(content: object) -> None:
-    sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+    data = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    typer.echo(data, nl=False)
 
 
-def _plain(text: str) -> str:
-    """Keep rich from reading square brackets as markup."""
-    return text.replace("[", r"\[")
+def _fail(message: str, code: int) -> NoReturn:
+    _complain("", message, "red")
+    raise typer.Exit(code)
+
+
+def _complain(where: str, what: str, colour: str) -> None:
+    """Write one line to stderr, however long, so that it can be searched for; nothing in it is markup."""
+    from rich.text import Text
+
+    from consumer.printing import printable
+
+    line = Text(printable(where), colour).append(": " if where else "", "default")
+    line.append(printable(what), "default" if where else colour)
+    _console(stderr=True).print(line, soft_wrap=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)

@@ -253,7 +253,7 @@ def _unread(parent: str, unknown: Mapping[str, JsonValue] | None) -> tuple[str, 
     names = sorted(unknown or {})
     shown = tuple(f"{parent}{name[:80]}: unknown key, not read" for name in names[:MAX_UNREAD])
     more = len(names) - len(shown)
-    return (*shown, f"{parent}: {more} more unknown keys, not read") if more else shown
+    return (*shown, f"{parent}...: {more} more unknown keys, not read") if more else shown
 
 
 def _uuid(value: str | None, seed: str) -> UUID:

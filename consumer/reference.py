@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from pydantic_core import PydanticUndefined
+from pydantic import JsonValue
 
 from consumer.pipeline.problems import nearest
-from consumer.settings import Settings
 from pipeline_steps.registry import Step, load_steps, settings_read_by
 
 
@@ -16,81 +17,194 @@ class UnknownStep(LookupError):
     """No step has that name."""
 
 
-class SettingRow(NamedTuple):
-    """One environment variable."""
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable of `mlworker run`."""
 
     name: str
-    default: str
-    text: str
+    required: bool
+    default: JsonValue
+    description: str
+
+    @property
+    def shown(self) -> str:
+        """The default as a person reads it."""
+        return "required" if self.required else _shown(self.default)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for machines."""
+        return asdict(self)
 
 
-def settings_rows() -> list[SettingRow]:
-    """Return every variable of `mlworker run`; an empty default means that it is required."""
-    rows = []
-    for name, info in Settings.model_fields.items():
-        default = info.default
-        shown = "" if default is PydanticUndefined else _shown(default)
-        rows.append(SettingRow(name.upper(), shown, info.description or ""))
-    return rows
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a step."""
+
+    name: str
+    type: str
+    """What may be given, in words."""
+    required: bool
+    default: JsonValue
+    description: str
+    setting: str | None
+    """The message's setting that fills it where the pipeline does not."""
+
+    @property
+    def shown(self) -> str:
+        """The default as a person reads it."""
+        return "required" if self.required else _shown(self.default)
 
 
-def describe_steps(name: str | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class StepEntry:
+    """One step of the catalogue."""
+
+    name: str
+    summary: str
+    details: str
+    """The rest of what its author says of it."""
+    inputs: Mapping[str, bool]
+    """Artifacts it reads, and whether it cannot do without."""
+    outputs: Sequence[str]
+    parameters: Sequence[Parameter]
+    schema: Mapping[str, Any]
+    """JSON Schema of its `kwargs`."""
+
+    @property
+    def reads(self) -> str:
+        """The inputs in a line; a question mark where one may be missing."""
+        return ", ".join(name if needed else f"{name}?" for name, needed in self.inputs.items())
+
+    @property
+    def writes(self) -> str:
+        """The outputs in a line."""
+        return ", ".join(self.outputs)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for machines."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "description": self.details,
+            "inputs": dict(self.inputs),
+            "outputs": list(self.outputs),
+            "params": [asdict(parameter) for parameter in self.parameters],
+            "schema": dict(self.schema),
+        }
+
+
+def settings_reference() -> list[Setting]:
+    """Return every variable of `mlworker run`, in the order of `Settings`."""
+    from consumer.settings import Settings  # slow to import, and the steps do not need it
+
+    return [
+        Setting(
+            name.upper(),
+            info.is_required(),
+            None if info.is_required() else _json(info.get_default(call_default_factory=True)),
+            info.description or "",
+        )
+        for name, info in Settings.model_fields.items()
+    ]
+
+
+def step_reference(name: str | None = None) -> list[StepEntry]:
     """Return the catalogue, or one step of it.
 
     Raises:
         UnknownStep: with the nearest name.
+        PluginFailed: an installed plug-in cannot be loaded.
     """
     registry = load_steps()
-    if name is not None and name not in registry:
+    if name is None:
+        return [_entry(step) for step in registry]
+    if name in registry.ignored:
+        raise UnknownStep(f"{name!r} is accepted in pipelines and does nothing: {registry.ignored[name]}")
+    if name not in registry:
         raise UnknownStep(f"no step is named {name!r}; {nearest(name, registry.names())}")
-    return [_describe(step) for step in registry if name in (None, step.name)]
+    return [_entry(registry[name])]
 
 
-def step_lines(described: list[dict[str, Any]], *, in_full: bool) -> Iterator[str]:
-    """Yield the lines that a person reads."""
-    for step in described:
-        inputs = (
-            ", ".join(name if needed else f"{name}?" for name, needed in step["inputs"].items()) or "nothing"
-        )
-        yield f"[bold]{step['name']}[/bold]  {step['summary']}"
-        yield f"    [dim]{inputs} -> {', '.join(step['outputs']) or 'nothing'}[/dim]"
-        if in_full:
-            yield ""
-            for parameter in step["params"]:
-                setting = f"  [dim](setting {parameter['setting']})[/dim]" if parameter["setting"] else ""
-                yield f"    [bold]{parameter['name']}[/bold] = {_markup(parameter['default'])}{setting}"
-                yield f"        {_markup(parameter['description'])}"
+def _entry(step: Step) -> StepEntry:
+    schema = step.params.model_json_schema()
+    return StepEntry(
+        step.name,
+        step.summary,
+        _details(inspect.getdoc(step.run) or ""),
+        {kind.__name__: argument not in step.optional for argument, kind in step.reads.items()},
+        [kind.__name__ for kind in step.writes],
+        list(_parameters(step, schema)),
+        schema,
+    )
 
 
-def _describe(step: Step) -> dict[str, Any]:
+def _details(docstring: str) -> str:
+    """Return what follows the summary, without the list of errors, which is for programmers."""
+    return docstring.partition("\n")[2].partition("\nRaises:")[0].strip()
+
+
+def _parameters(step: Step, schema: Mapping[str, Any]) -> Iterator[Parameter]:
     setting_of = {parameter: name for name, parameter in settings_read_by(step.params).items()}
-    return {
-        "name": step.name,
-        "summary": step.summary,
-        "inputs": {kind.__name__: argument not in step.optional for argument, kind in step.reads.items()},
-        "outputs": [kind.__name__ for kind in step.writes],
-        "params": [
-            {
-                "name": name,
-                "default": "required"
-                if info.is_required()
-                else _shown(info.get_default(call_default_factory=True)),
-                "description": info.description or "",
-                "setting": setting_of.get(name),
-            }
-            for name, info in step.params.model_fields.items()
-        ],
-        "schema": step.params.model_json_schema(),
-    }
+    required = schema.get("required", ())
+    for name, one in schema.get("properties", {}).items():
+        yield Parameter(
+            name,
+            _type(one, schema.get("$defs", {})),
+            name in required,
+            one.get("default"),
+            one.get("description", ""),
+            setting_of.get(name),
+        )
 
 
-def _shown(value: object) -> str:
+def _type(schema: Mapping[str, Any], named: Mapping[str, Any]) -> str:
+    """Say what a JSON Schema allows in a few words: `number 0 to 1`, `list of text`, `iou | ios`."""
+    if "$ref" in schema:
+        return _type(named[schema["$ref"].rpartition("/")[2]], named)
+    if "anyOf" in schema:
+        kinds = (_type(one, named) for one in schema["anyOf"] if one.get("type") != "null")
+        return " or ".join(dict.fromkeys(kinds))
+    if "const" in schema or "enum" in schema:
+        return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
+    match schema.get("type"):
+        case "array":
+            items = schema.get("items")
+            return f"list of {_type(items, named)}" if items else "list"
+        case "integer" | "number" as kind:
+            return f"{kind} {_limits(schema)}".rstrip()
+        case "string":
+            return "text"
+        case "boolean":
+            return "true | false"
+        case kind:
+            return str(kind or "anything")
+
+
+def _limits(schema: Mapping[str, Any]) -> str:
+    over, least = schema.get("exclusiveMinimum"), schema.get("minimum")
+    under, most = schema.get("exclusiveMaximum"), schema.get("maximum")
+    if least is not None and most is not None:
+        return f"{least:g} to {most:g}"
+    signs = ((">", over), ("≥", least), ("<", under), ("≤", most))
+    return ", ".join(f"{sign} {limit:g}" for sign, limit in signs if limit is not None)
+
+
+def _json(value: Any) -> JsonValue:
+    """Return a default as JSON has it."""
     if isinstance(value, tuple | list):
-        return ",".join(str(item) for item in value) or "(empty)"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "(unset)" if value is None else str(value)
+        return [_json(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def _markup(text: str) -> str:
-    return text.replace("[", r"\[")
+def _shown(value: JsonValue) -> str:
+    match value:
+        case None:
+            return "(unset)"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case list():
+            return ",".join(map(_shown, value)) or "(empty)"
+        case _:
+            return str(value)

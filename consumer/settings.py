@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     # Who may read what
     image_prefixes: Words = Field(
         ("{tenant_id}/",),
-        description="Folders photos may lie in: templates over {tenant_id}, {session_id}, {image_id}.",
+        description="Folders photos may lie in: templates over {tenant_id}, {session_id}, {image_id}. A backend "
+        "that stores by session needs `cultivadores/sessions/{session_id}/images/` too.",
     )
     allow_shared_prefixes: bool = Field(False, description="Allow prefixes without a placeholder.")
     routes_file: Path | None = Field(

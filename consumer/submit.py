@@ -7,20 +7,26 @@ from uuid import uuid4
 
 import orjson
 
-from consumer.broker.publisher import PubSubPublisher
-from consumer.broker.pubsub import Endpoint
-from consumer.decode import FORCE
-from consumer.validation import validate_text
+from consumer.validation import validate_json
 
 
 class InvalidRequest(ValueError):
     """The request would be refused; the message lists every reason."""
 
 
+class NotPublished(Exception):
+    """The broker did not confirm the message."""
+
+    def __init__(self, reason: str, *, needs_operator: bool) -> None:
+        super().__init__(reason)
+        self.needs_operator = needs_operator
+        """Whether trying again is no use: no such topic, no right, no credentials."""
+
+
 def request_of(
     tenant: str,
     image: str,
-    pipeline: str,
+    pipeline: bytes,
     session: str | None = None,
     image_id: str | None = None,
     callback_url: str | None = None,
@@ -50,24 +56,38 @@ def request_of(
         "pipeline_definition": definition,
         "callback_url": callback_url,
     }
+    try:
+        data = orjson.dumps(request)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"pipeline: nested too deep: {str(error).lower()}") from error
     # The worker that will get it may have other models than this machine: only it can judge those.
-    report = validate_text(orjson.dumps(request).decode())
-    problems = [problem for problem in report.problems if "model" not in problem.path.rpartition(".")[2]]
+    problems = validate_json(data, model_path=None).problems
     if problems:
         raise InvalidRequest("\n".join(map(str, problems)))
     return request
 
 
 async def submit_request(
-    request: dict[str, Any], project: str, topic: str, emulator: str | None, *, force: bool
+    request: dict[str, Any], project: str, topic: str, emulator: str | None, *, force: bool, timeout: float
 ) -> str:
     """Publish the request and return the message's id.
 
     Raises:
-        BrokerError: it was not confirmed.
+        NotPublished: it was not confirmed within `timeout` seconds, or is not wanted.
     """
-    publisher = PubSubPublisher(project, Endpoint(emulator=emulator))
+    # Slow to import: a request that is wrong has been refused by now.
+    from consumer.broker import BrokerError, BrokerUnavailable
+    from consumer.broker.publisher import PubSubPublisher
+    from consumer.broker.pubsub import Endpoint
+    from consumer.broker.rpc import Patience
+    from consumer.decode import FORCE
+
     try:
-        return await publisher.publish(topic, orjson.dumps(request), {FORCE: "1"} if force else {})
-    finally:
-        await publisher.close()
+        patience = Patience(total=timeout, per_call=min(timeout, 10.0))
+        publisher = PubSubPublisher(project, Endpoint(emulator=emulator), patience)
+        try:
+            return await publisher.publish(topic, orjson.dumps(request), {FORCE: "1"} if force else {})
+        finally:
+            await publisher.close()
+    except BrokerError as error:
+        raise NotPublished(str(error), needs_operator=not isinstance(error, BrokerUnavailable)) from error

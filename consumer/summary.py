@@ -144,7 +144,8 @@ def _estimations(written: Artifacts, *, succeeded: bool) -> Iterator[Estimation]
         for name, count in of_band.items():
             yield _number(name, count)
     totals = written.get(Totals)
-    if totals is not None:
+    # Totals of detections that were replaced since say nothing about the present ones.
+    if totals is not None and totals.detected == (len(detections) if detections is not None else 0):
         yield Estimation(type="coverage_percent", value=_rounded(totals.coverage_percent), unit="percent")
         yield Estimation(type="confidence_avg", value=_rounded(totals.mean_confidence))
     yield from _counted(written)

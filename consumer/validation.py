@@ -18,7 +18,7 @@ from consumer.errors import MalformedMessage
 from consumer.models.manifest import InvalidManifest, load_manifest
 from consumer.pipeline.definition import read_definition
 from consumer.pipeline.parse import InvalidPipeline, parse
-from consumer.pipeline.problems import Problem
+from consumer.pipeline.problems import ROOT, Problem
 from consumer.presets import InvalidPresets, load_presets, parse_presets
 from consumer.routes import Routes
 from contracts.pipeline import PipelineDefinition
@@ -47,42 +47,60 @@ class Report:
         }
 
 
-def validate_text(text: str, model_path: str = "demo") -> Report:
-    """Return every problem of a definition, a request, a named-pipeline message or a presets file."""
+def validate_json(data: bytes, model_path: str | None = "demo") -> Report:
+    """Return every problem of a definition, a request, a named-pipeline message or a presets file.
+
+    Args:
+        data: what a message or a file holds.
+        model_path: folder of the `models.yaml` to check model names against; `demo` is the packaged one, and
+            with None nothing is said of models.
+
+    Raises:
+        PluginFailed: an installed plug-in cannot be loaded.
+    """
     try:
-        raw = orjson.loads(text)
+        raw = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        return Report("not JSON", (Problem("(root)", f"not JSON: {error}"),))
+        return Report("not JSON", (Problem(ROOT, f"not JSON: {error}"),))
     if not isinstance(raw, dict):
-        return Report("not an object", (Problem("(root)", f"expected an object, got {type(raw).__name__}"),))
+        return Report("not an object", (Problem(ROOT, f"expected an object, got {type(raw).__name__}"),))
+    try:
+        orjson.dumps(raw)
+    except orjson.JSONEncodeError as error:  # it can be read, but nothing can be said of it
+        return Report("nested too deep", (Problem(ROOT, f"nested too deep: {str(error).lower()}"),))
     if isinstance(raw.get("body"), dict) and "headers" in raw:
         raw = raw["body"]  # a recorded HTTP task of the older worker
     try:
-        checker = _Checker(load_steps(), _models(model_path))
+        checker = _Checker(load_steps(), None if model_path is None else _models(model_path))
     except InvalidManifest as error:
-        return Report("model manifest", (Problem("MODEL_PATH", str(error)),))
+        return Report("model manifest", (Problem("--model-path", str(error)),))
     if "pipelines" in raw:
         return checker.presets(raw)
     if "tenant_id" in raw or "image_url" in raw or "pipeline" in raw:
         return checker.message(raw)
     if "pipeline_definition" in raw:
-        settings = raw.get("settings") or {}
-        return checker.definition(raw["pipeline_definition"], settings, "pipeline_definition.")
+        return checker.tenants_configuration(raw)
     return checker.definition(raw, {}, "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Checker:
     steps: StepRegistry
-    models: ModelCatalogue
+    models: ModelCatalogue | None
+
+    def tenants_configuration(self, raw: dict[str, Any]) -> Report:
+        settings = raw.get("settings")
+        if not isinstance(settings, dict | None):
+            wrong = Problem("settings", f"expected an object, got {type(settings).__name__}")
+            report = self.definition(raw["pipeline_definition"], {}, "pipeline_definition.")
+            return Report(report.what, (*report.problems, wrong), report.warnings)
+        return self.definition(raw["pipeline_definition"], settings or {}, "pipeline_definition.")
 
     def definition(self, raw: object, settings: Mapping[str, JsonValue], prefix: str) -> Report:
         what = "a pipeline definition"
         definition, problems = read_definition(raw)
         if definition is None:
-            return Report(
-                what, tuple(Problem(prefix + problem.path, problem.message) for problem in problems)
-            )
+            return Report(what, tuple(_under(prefix, problem) for problem in problems))
         return self._parsed(what, definition, settings, prefix)
 
     def message(self, raw: dict[str, Any]) -> Report:
@@ -121,16 +139,16 @@ class _Checker:
         try:
             pipeline = parse(definition, self.steps, settings=settings, models=self.models)
         except InvalidPipeline as error:
-            return Report(
-                what,
-                tuple(
-                    problem
-                    if problem.path.startswith("settings.")
-                    else Problem(prefix + problem.path, problem.message)
-                    for problem in error.problems
-                ),
-            )
+            return Report(what, tuple(_under(prefix, problem) for problem in error.problems))
         return Report(what, (), pipeline.warnings)
+
+
+def _under(prefix: str, problem: Problem) -> Problem:
+    """Return the problem with its path as it is in the whole file."""
+    if problem.path.startswith("settings."):
+        return problem
+    path = prefix.rstrip(".") or ROOT if problem.path == ROOT else prefix + problem.path
+    return Problem(path, problem.message)
 
 
 def _models(model_path: str) -> ModelCatalogue:

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType, ModuleType, NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -104,6 +104,10 @@ class InvalidStep(TypeError):
     """A step function whose signature the registry cannot read."""
 
 
+class PluginFailed(Exception):
+    """An installed plug-in cannot be loaded; the message names it and says why."""
+
+
 @dataclass
 class StepRegistry:
     """The steps a pipeline may name."""
@@ -173,16 +177,30 @@ def load_steps(
     """Import every step of ours and of installed plug-ins, and return the registry they are in.
 
     A plug-in names a module in the entry-point group `mlworker.steps`; importing it registers its steps.
+
+    Raises:
+        PluginFailed: a plug-in cannot be imported, or declares a step that cannot be used.
     """
     for package in packages:
         _import_all(importlib.import_module(f"pipeline_steps.{package}"))
     if plugins:
         for plugin in entry_points(group="mlworker.steps"):
-            plugin.load()
+            _load(plugin)
     STEPS.ignore(
         "send_results_backend", "delivery is the worker's own job: every result is published and called back"
     )
     return STEPS
+
+
+def _load(plugin: EntryPoint) -> None:
+    try:
+        plugin.load()
+    except Exception as error:
+        package = f" of {plugin.dist.name} {plugin.dist.version}" if plugin.dist else ""
+        raise PluginFailed(
+            f"plug-in {plugin.name!r}{package} cannot be loaded: "
+            f"importing {plugin.value} failed with {type(error).__name__}: {error}"
+        ) from error
 
 
 def _import_all(package: ModuleType) -> None:

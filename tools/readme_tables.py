@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from consumer.reference import describe_steps, settings_rows
+from consumer.reference import settings_reference, step_reference
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -21,17 +21,17 @@ def rendered(text: str) -> str:
 
 def _steps() -> str:
     rows = ["| step | reads | writes | what it does |", "|---|---|---|---|"]
-    for step in describe_steps():
-        reads = ", ".join(name if needed else f"{name}?" for name, needed in step["inputs"].items())
-        rows.append(f"| `{step['name']}` | {reads} | {', '.join(step['outputs'])} | {step['summary']} |")
+    rows += [
+        f"| `{step.name}` | {step.reads} | {step.writes} | {step.summary} |" for step in step_reference()
+    ]
     return "\n".join(rows) + "\n"
 
 
 def _settings() -> str:
     rows = ["| variable | default | |", "|---|---|---|"]
     rows += [
-        f"| `{row.name}` | {f'`{row.default}`' if row.default else 'required'} | {row.text} |"
-        for row in settings_rows()
+        f"| `{one.name}` | {one.shown if one.required else f'`{one.shown}`'} | {one.description} |"
+        for one in settings_reference()
     ]
     return "\n".join(rows) + "\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -37,6 +37,20 @@ class MessageTooLarge(BrokerError):
     """The message is over Pub/Sub's limits of bytes or attributes."""
 
 
+class LeaseLost(BrokerError):
+    """The broker says that these ack ids hold no lease: the messages are, or will be, delivered again.
+
+    Attributes:
+        ack_ids: the leases that are over.
+        undecided: those of which it could not say anything just now. All others of the call were accepted.
+    """
+
+    def __init__(self, ack_ids: Collection[str], undecided: Collection[str] = ()) -> None:
+        super().__init__(f"{len(ack_ids)} lease(s) are over: {', '.join(sorted(ack_ids)[:3])}")
+        self.ack_ids = frozenset(ack_ids)
+        self.undecided = frozenset(undecided)
+
+
 class Subscriber(Protocol):
     """Leases messages from one subscription. Every call is bounded in time.
 
@@ -48,11 +62,19 @@ class Subscriber(Protocol):
         ...
 
     async def acknowledge(self, ack_ids: Sequence[str]) -> None:
-        """Say that the messages are done. Returns when the broker has confirmed, after bounded retries."""
+        """Say that the messages are done. Returns when the broker has confirmed, after bounded retries.
+
+        Raises:
+            LeaseLost: naming those that were refused; the others are done.
+        """
         ...
 
     async def modify_deadline(self, ack_ids: Sequence[str], seconds: int) -> None:
-        """Set how long the leases last from now; 0 hands the messages back at once."""
+        """Set how long the leases last from now; 0 hands the messages back at once.
+
+        Raises:
+            LeaseLost: naming those that were refused.
+        """
         ...
 
     async def close(self) -> None:

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 
-from consumer.broker import BrokerError, BrokerUnavailable
-from consumer.broker.leases import LeaseLost
+from consumer.broker import BrokerError, BrokerUnavailable, LeaseLost
 from consumer.broker.rpc import MAX_IDS_PER_RPC
 
 # More than one, so that a call that hangs does not hold up the acks that come after it.

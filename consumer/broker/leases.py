@@ -12,14 +12,14 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from consumer.broker import BrokerError
+from consumer.broker import BrokerError, LeaseLost
 
 MIN_ACK_DEADLINE: Final = 10.0
 """No subscription leases for less, so this long after its delivery a message is surely still ours."""
@@ -34,20 +34,6 @@ Extend = Callable[[Sequence[str], int, float], "Future[None]"]
 
 Its failures are `BrokerError`s; `LeaseLost` names the ids that cannot be extended any more.
 """
-
-
-class LeaseLost(BrokerError):
-    """The broker says that these ack ids hold no lease: the messages are, or will be, delivered again.
-
-    Attributes:
-        ack_ids: the leases that are over.
-        undecided: those of which it could not say anything just now. All others of the call were accepted.
-    """
-
-    def __init__(self, ack_ids: Collection[str], undecided: Collection[str] = ()) -> None:
-        super().__init__(f"{len(ack_ids)} lease(s) are over: {', '.join(sorted(ack_ids)[:3])}")
-        self.ack_ids = frozenset(ack_ids)
-        self.undecided = frozenset(undecided)
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,7 @@ from google.pubsub_v1 import types
 
 from consumer.broker import MessageTooLarge
 from consumer.broker.pubsub import Endpoint, full_name
-from consumer.broker.rpc import DEFAULT_PATIENCE, Method, Patience, RpcFailed, unary
+from consumer.broker.rpc import DEFAULT_BUDGET, Method, RetryBudget, RpcFailed, unary
 
 MAX_REQUEST_BYTES = 10_000_000
 MAX_ATTRIBUTES = 100
@@ -34,13 +34,13 @@ class PubSubPublisher:
     Args:
         project: of topics that are given by their short name.
         endpoint: where Pub/Sub is.
-        patience: how long one message is tried.
+        budget: how long one message is tried.
     """
 
-    def __init__(self, project: str, endpoint: Endpoint, patience: Patience = DEFAULT_PATIENCE) -> None:
+    def __init__(self, project: str, endpoint: Endpoint, budget: RetryBudget = DEFAULT_BUDGET) -> None:
         self._project = project
         self._endpoint = endpoint.ready()
-        self._patience = patience
+        self._budget = budget
         self._line = _Line(self._endpoint)
 
     async def publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> str:
@@ -55,7 +55,7 @@ class PubSubPublisher:
         request = _PublishRequest(topic=name, messages=[_Message(data=data, attributes=dict(attributes))])
         check_size(request, attributes)
         failure: RpcFailed | None = None
-        for pause, timeout in self._patience.attempts():
+        for pause, timeout in self._budget.attempts():
             await asyncio.sleep(pause)
             line = self._line
             try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 from consumer.broker import BrokerError, BrokerMisconfigured, BrokerUnavailable
 
@@ -74,7 +74,7 @@ class RpcFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryBudget:
     """How long to try."""
 
     total: float = 60.0
@@ -92,7 +92,7 @@ class Patience:
             pause = min(2 * pause, self.longest_pause)
 
 
-DEFAULT_PATIENCE: Final = Patience()
+DEFAULT_BUDGET: Final = RetryBudget()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,14 @@ from urllib.parse import quote
 import grpc
 from google.pubsub_v1 import types
 
-from consumer.broker import BrokerError, Delivery
+from consumer.broker import BrokerError, Delivery, LeaseLost
 from consumer.broker.acks import Acks
-from consumer.broker.leases import LeaseLost
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.rpc import (
-    DEFAULT_PATIENCE,
+    DEFAULT_BUDGET,
     MAX_IDS_PER_RPC,
     Method,
-    Patience,
+    RetryBudget,
     RpcFailed,
     answer_of,
     finished,
@@ -46,7 +45,7 @@ class PubSubSubscriber:
         subscription: its full name, `projects/P/subscriptions/S`.
         endpoint: where Pub/Sub is.
         pull_timeout: how long a pull waits for messages.
-        patience: how long acks and new deadlines are tried.
+        budget: how long acks and new deadlines are tried.
     """
 
     def __init__(
@@ -54,11 +53,11 @@ class PubSubSubscriber:
         subscription: str,
         endpoint: Endpoint,
         pull_timeout: float = PULL_TIMEOUT,
-        patience: Patience = DEFAULT_PATIENCE,
+        budget: RetryBudget = DEFAULT_BUDGET,
     ) -> None:
         self._subscription = subscription
         self._pull_timeout = pull_timeout
-        self._patience = patience
+        self._budget = budget
         self._channel = endpoint.ready().connect()
         self._closed = False
         routing = f"subscription={quote(subscription, safe='')}"
@@ -166,7 +165,7 @@ class PubSubSubscriber:
         """Try until every id is accepted or refused; return the refused ones."""
         lost: frozenset[str] = frozenset()
         failure: RpcFailed | None = None
-        for pause, timeout in self._patience.attempts():
+        for pause, timeout in self._budget.attempts():
             await asyncio.sleep(pause)
             try:
                 await method(request(ack_ids), timeout)

@@ -6,10 +6,14 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+import orjson
 import structlog
 
 from consumer.broker import BrokerError, Delivery, Subscriber
 from consumer.local.tasks import ended
+from consumer.storage import ObjectStore
+from contracts.request import split_object_url
+from contracts.result import ClaimCheck, ProcessingResult
 
 log = structlog.get_logger()
 
@@ -51,3 +55,12 @@ class Collector:
             except BrokerError as error:
                 log.warning("collector_waits", error=str(error))
                 await asyncio.sleep(_PAUSE)
+
+
+async def read_result(delivery: Delivery, store: ObjectStore) -> ProcessingResult:
+    """Return the result that a message of the results topic carries, or points to if it is large."""
+    if "result_url" not in orjson.loads(delivery.data):
+        return ProcessingResult.model_validate_json(delivery.data)
+    check = ClaimCheck.model_validate_json(delivery.data)
+    stored = await store.read(*split_object_url(check.result_url))
+    return ProcessingResult.model_validate_json(stored.data)

@@ -106,7 +106,9 @@ def print_table(console: Console, shown: Sequence[Shown], summary: dict[str, Any
     console.print(table)
     for one in shown:
         if one.reason:
-            console.print(f"{one.source}: {one.reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"{one.source}: {one.reason}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
     console.print(
         f"\n{summary['acked']} of {summary['messages']} messages acked, {summary['results']} results, "
         f"{summary['callbacks']} callbacks, {summary['dead_lettered']} dead-lettered, "

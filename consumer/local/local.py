@@ -58,7 +58,9 @@ async def run_local(
             for number in (signal.SIGINT, signal.SIGTERM):  # from here on a second Ctrl-C ends it at once
                 asyncio.get_running_loop().remove_signal_handler(number)
     except ModelUnavailable as error:
-        errors.print(f"a model does not load: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(
+            f"a model does not load: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         return FAILED
     except OSError as error:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)

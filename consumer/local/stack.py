@@ -13,10 +13,9 @@ announced as Cloud Storage announces them) and the backend. Emulators may stand 
 from __future__ import annotations
 
 import asyncio
-from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,33 +27,25 @@ from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.local.backend import SmallBackend
-from consumer.local.collector import Collector
+from consumer.local.collector import Collector, read_result
 from consumer.local.embedded import Emulators, embedded_pubsub, open_bucket
 from consumer.local.given_settings import given_settings, write_routes
 from consumer.local.notifications import BucketNotifications, NotifyingStore
 from consumer.local.pipelines import fullest_pipeline, route_of
 from consumer.local.pubsub import EmbeddedPubSub
 from consumer.local.resources import Resources, create_resources
+from consumer.local.worker_task import Ended, WorkerTask
 from consumer.outcomes import Outcome
 from consumer.settings import Settings
 from consumer.storage import ObjectInfo
 from contracts.pipeline import PipelineDefinition
 from contracts.request import ProcessingRequest
-from contracts.result import ClaimCheck, ProcessingResult
+from contracts.result import ProcessingResult
 from pipeline_steps.errors import ObjectMissing
 
 HOST = "127.0.0.1"
 BUCKET = "nursery-photos"
 _LOOK = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a delivery to the worker ended."""
-
-    delivery: Delivery
-    outcome: Outcome
-    seconds: float
 
 
 class LocalStack:
@@ -109,9 +100,7 @@ class LocalStack:
         self._emulators = emulators or Emulators()
         self._collects = collects
         self._open = AsyncExitStack()
-        self._worker: AsyncExitStack | None = None
-        self._running: RunningWorker | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._worker = WorkerTask(self._open_worker)
         self._publisher: PubSubPublisher
         self._notifications: BucketNotifications
 
@@ -175,24 +164,11 @@ class LocalStack:
         Raises:
             ModelUnavailable: a model does not load.
         """
-        async with AsyncExitStack() as opening:
-            self._running = await opening.enter_async_context(
-                open_worker(
-                    self.settings, store=self.store, is_local=True, host=HOST, on_outcome=self._on_outcome
-                )
-            )
-            self._task = asyncio.create_task(self._running.worker.run(), name="worker")
-            self._worker = opening.pop_all()
+        await self._worker.start()
 
     async def stop_worker(self) -> None:
         """Drain the worker, as SIGTERM does."""
-        running, task, worker = self._running, self._task, self._worker
-        self._running = self._task = self._worker = None
-        if running is None or task is None or worker is None:
-            return
-        async with worker:
-            running.worker.stop()
-            await task
+        await self._worker.stop()
 
     # ------------------------------------------------------------------ what publishers and uploaders do
 
@@ -224,9 +200,9 @@ class LocalStack:
     @property
     def running(self) -> RunningWorker:
         """The worker, its pool of models and the port of its probes."""
-        if self._running is None:
+        if self._worker.running is None:
             raise RuntimeError("the worker is not running")
-        return self._running
+        return self._worker.running
 
     @property
     def runs(self) -> list[Ended]:
@@ -239,11 +215,7 @@ class LocalStack:
 
     async def read_result(self, delivery: Delivery) -> ProcessingResult:
         """Return the result that a message of the results topic carries or points to."""
-        if b'"result_url"' not in delivery.data[:4096]:
-            return ProcessingResult.model_validate_json(delivery.data)
-        check = ClaimCheck.model_validate_json(delivery.data)
-        stored = await self.store.read(self.bucket, check.result_url.removeprefix(self.url("")))
-        return ProcessingResult.model_validate_json(stored.data)
+        return await read_result(delivery, self.store)
 
     async def wait_until(self, condition: Callable[[], object], timeout: float = 60.0) -> None:
         """Wait until `condition` holds.
@@ -263,8 +235,7 @@ class LocalStack:
         Raises:
             Exception: what ended it.
         """
-        if self._task is not None and self._task.done():
-            self._task.result()
+        self._worker.check()
 
     async def run_until(self, event: asyncio.Event) -> None:
         """Wait for `event`.
@@ -272,12 +243,7 @@ class LocalStack:
         Raises:
             Exception: what ended the worker, should it fail before that.
         """
-        waiting = asyncio.create_task(event.wait())
-        try:
-            await asyncio.wait({waiting, *([self._task] if self._task else [])}, return_when=FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-        self.check()
+        await self._worker.until(event)
 
     async def settled(self, timeout: float = 60.0) -> None:
         """Wait until nothing is left to do: every message acked, those about the worker's own outputs too.
@@ -292,7 +258,8 @@ class LocalStack:
             while True:
                 await self._notifications.all_sent()
                 left = await asyncio.to_thread(self.pubsub.backlog, subscription) if self.pubsub else 0
-                if not left and (self._running is None or not self._running.worker.busy):
+                running = self._worker.running
+                if not left and (running is None or not running.worker.busy):
                     return
                 await asyncio.sleep(_LOOK)
 
@@ -300,6 +267,11 @@ class LocalStack:
 
     def _collector(self, endpoint: Endpoint, subscription: str) -> Collector:
         return Collector(PubSubSubscriber(self.resources.subscription(subscription), endpoint))
+
+    def _open_worker(self) -> AbstractAsyncContextManager[RunningWorker]:
+        return open_worker(
+            self.settings, store=self.store, is_local=True, host=HOST, on_outcome=self._on_outcome
+        )
 
     async def _make_settings(self) -> Settings:
         routes = self._routes

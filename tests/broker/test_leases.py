@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from consumer.broker import BrokerUnavailable
-from consumer.broker.leases import Lease, LeaseKeeper, LeaseLost
+from consumer.broker import BrokerUnavailable, LeaseLost
+from consumer.broker.leases import Lease, LeaseKeeper
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.local.pubsub import EmbeddedPubSub

@@ -22,18 +22,17 @@ from cryptography.x509.oid import NameOID
 from google.auth.credentials import Credentials
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from consumer.broker import BrokerMisconfigured, BrokerUnavailable, Delivery, MessageTooLarge
-from consumer.broker.leases import LeaseLost
+from consumer.broker import BrokerMisconfigured, BrokerUnavailable, Delivery, LeaseLost, MessageTooLarge
 from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
-from consumer.broker.rpc import Patience, RpcFailed
+from consumer.broker.rpc import RetryBudget, RpcFailed
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.local.pubsub import EmbeddedPubSub
 from consumer.local.pubsub.topics import Draft
 
 pytestmark = pytest.mark.anyio
 
-BRIEF = Patience(total=1.0, per_call=0.3, first_pause=0.01, longest_pause=0.1)
+BRIEF = RetryBudget(total=1.0, per_call=0.3, first_pause=0.01, longest_pause=0.1)
 EXACTLY_ONCE = "projects/p/subscriptions/exactly-once"
 
 OUTAGES = [
@@ -53,7 +52,7 @@ MISTAKES = [
 
 @pytest.fixture
 async def subscriber(endpoint: Endpoint, subscription: str) -> AsyncIterator[PubSubSubscriber]:
-    subscriber = PubSubSubscriber(subscription, endpoint, pull_timeout=5, patience=BRIEF)
+    subscriber = PubSubSubscriber(subscription, endpoint, pull_timeout=5, budget=BRIEF)
     yield subscriber
     await subscriber.close()
 
@@ -63,14 +62,14 @@ async def exactly_once(
     server: EmbeddedPubSub, endpoint: Endpoint, topic: str
 ) -> AsyncIterator[PubSubSubscriber]:
     server.create_subscription(EXACTLY_ONCE, topic, enable_exactly_once_delivery=True)
-    subscriber = PubSubSubscriber(EXACTLY_ONCE, endpoint, pull_timeout=5, patience=BRIEF)
+    subscriber = PubSubSubscriber(EXACTLY_ONCE, endpoint, pull_timeout=5, budget=BRIEF)
     yield subscriber
     await subscriber.close()
 
 
 @pytest.fixture
 async def publisher(endpoint: Endpoint) -> AsyncIterator[PubSubPublisher]:
-    publisher = PubSubPublisher("p", endpoint, patience=BRIEF)
+    publisher = PubSubPublisher("p", endpoint, budget=BRIEF)
     yield publisher
     await publisher.close()
 
@@ -425,7 +424,7 @@ class TestPublish:
         assert time.monotonic() - start < 3
 
     async def test_never_hangs_when_nobody_listens(self) -> None:
-        publisher = PubSubPublisher("p", Endpoint(emulator="127.0.0.1:1"), patience=BRIEF)
+        publisher = PubSubPublisher("p", Endpoint(emulator="127.0.0.1:1"), budget=BRIEF)
         start = time.monotonic()
 
         with pytest.raises(BrokerUnavailable):
@@ -447,7 +446,7 @@ class TestPublish:
     async def test_leaves_the_calls_alone_that_are_under_way_on_the_old_connection(
         self, server: EmbeddedPubSub, endpoint: Endpoint, topic: str
     ) -> None:
-        publisher = PubSubPublisher("p", endpoint, patience=Patience(total=10, per_call=0.5))
+        publisher = PubSubPublisher("p", endpoint, budget=RetryBudget(total=10, per_call=0.5))
         server.fail("Publish", delay=math.inf, only=lambda r: r.messages[0].data == b"hangs", times=1)
         server.fail("Publish", delay=0.4, only=lambda r: r.messages[0].data == b"slow")
         hangs = asyncio.create_task(publisher.publish(topic, b"hangs", {}))
@@ -549,7 +548,7 @@ def tls() -> Iterator[tuple[str, bytes]]:
 class TestCredentials:
     async def test_that_get_no_token_are_a_mistake_and_no_outage(self, tls: tuple[str, bytes]) -> None:
         endpoint = TlsEndpoint(host=tls[0], credentials=Revoked(), certificate=tls[1])
-        publisher = PubSubPublisher("p", endpoint, patience=BRIEF)
+        publisher = PubSubPublisher("p", endpoint, budget=BRIEF)
         subscriber = PubSubSubscriber("projects/p/subscriptions/photos", endpoint)
 
         with pytest.raises(BrokerMisconfigured, match="the token was revoked"):
@@ -562,7 +561,7 @@ class TestCredentials:
 
     async def test_that_hang_do_not_make_a_publish_hang(self, tls: tuple[str, bytes]) -> None:
         endpoint = TlsEndpoint(host=tls[0], credentials=Hanging(), certificate=tls[1])
-        publisher = PubSubPublisher("p", endpoint, patience=BRIEF)
+        publisher = PubSubPublisher("p", endpoint, budget=BRIEF)
         start = time.monotonic()
 
         with pytest.raises(BrokerUnavailable):

@@ -14,8 +14,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from google.pubsub_v1.types import PubsubMessage
 
-from consumer.broker import BrokerMisconfigured, Delivery
-from consumer.broker.leases import LeaseLost
+from consumer.broker import BrokerMisconfigured, Delivery, LeaseLost
 from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber

@@ -91,9 +91,10 @@ def measure(answers: list[Found], truths: list[Truth], threshold: float | None =
         threshold: Score from which a box counts; the one with the best F1 if not given.
 
     Returns:
-        `ap50`, `threshold`, `precision`, `recall`, `mean_iou`, `count_error` (mean of |found - true| / true
-        over pictures with anything to find) and `false_per_empty` (mean found in pictures with nothing to
-        find).
+        `ap50`; `threshold`; `precision`, `recall` and `mean_iou` (of the right ones) at the threshold;
+        `count_error`, the mean of |found - true| / true over pictures with anything to find; `within_a_tenth`,
+        the share of those whose count is off by at most a tenth or one; `false_per_empty`, the mean number
+        found in pictures with nothing to find.
     """
     scores = np.concatenate([a.scores.numpy() for a in answers])
     hits = np.concatenate([matches(a, t) for a, t in zip(answers, truths, strict=True)])
@@ -108,14 +109,12 @@ def measure(answers: list[Found], truths: list[Truth], threshold: float | None =
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
         threshold = round(float(scores[order][int(f1.argmax())]), 2) if len(order) else 0.5
     kept = scores >= threshold
-    errors = [
-        abs(int((a.scores >= threshold).sum()) - len(t.boxes)) / len(t.boxes)
-        for a, t in zip(answers, truths, strict=True)
-        if len(t.boxes)
+    counts = [
+        (int((a.scores >= threshold).sum()), len(t.boxes)) for a, t in zip(answers, truths, strict=True)
     ]
-    empty = [
-        int((a.scores >= threshold).sum()) for a, t in zip(answers, truths, strict=True) if not len(t.boxes)
-    ]
+    errors = [abs(found - true) / true for found, true in counts if true]
+    within = [abs(found - true) <= max(1, 0.1 * true) for found, true in counts if true]
+    empty = [found for found, true in counts if not true]
     good = kept & (hits > 0)
     return {
         "ap50": ap50,
@@ -124,5 +123,6 @@ def measure(answers: list[Found], truths: list[Truth], threshold: float | None =
         "recall": float(good.sum() / total),
         "mean_iou": float(hits[good].mean()) if good.any() else 0.0,
         "count_error": float(np.mean(errors)) if errors else 0.0,
+        "within_a_tenth": float(np.mean(within)) if within else 0.0,
         "false_per_empty": float(np.mean(empty)) if empty else 0.0,
     }

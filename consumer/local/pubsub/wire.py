@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf import any_pb2, duration_pb2, empty_pb2  # type: ignore[import-untyped]
+from google.protobuf import any_pb2, duration_pb2, empty_pb2
 from google.pubsub_v1 import types
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 from consumer.local.pubsub.messages import (
     MIN_ACK_DEADLINE,

@@ -134,7 +134,7 @@ async def test_generations_grow_over_restarts_deletes_and_a_clock_that_steps_bac
     generations = []
     for year in (0, 30, -30):
         now = time.time_ns() + year * 365 * 86_400 * 10**9
-        monkeypatch.setattr("consumer.storage.filesystem.time.time_ns", lambda now=now: now)
+        monkeypatch.setattr("consumer.storage.file_generations.time.time_ns", lambda now=now: now)
         store = FilesystemStore(tmp_path)
         generations += [(await store.write("photos", "a", b"leaf")).generation for _ in range(3)]
         await store.delete("photos", "a")
