@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import orjson
 import typer
 from typer.core import TyperCommand
 
 from consumer.ops.allocator import bound_allocator
+from consumer.terminal import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    complain,
+    console,
+    exit_with,
+    fail,
+    print_json,
+    read_file,
+    run_to_end,
+)
 from contracts import __version__
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-T = TypeVar("T")
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="mlworker",
@@ -91,7 +95,7 @@ def demo(
     """
     from consumer.local.demo import run_demo
 
-    _exit(run_demo(images=images, out=out_folder, count=count, seed=seed, json_output=json_output))
+    exit_with(run_demo(images=images, out=out_folder, count=count, seed=seed, json_output=json_output))
 
 
 @app.command(
@@ -114,7 +118,7 @@ def local(
     """
     from consumer.local.local import run_local
 
-    _exit(run_local(port=port, inbox=inbox, backend_port=backend_port))
+    exit_with(run_local(port=port, inbox=inbox, backend_port=backend_port))
 
 
 class _WithSettings(TyperCommand):
@@ -126,14 +130,15 @@ class _WithSettings(TyperCommand):
         from consumer.reference import settings_reference
 
         super().format_help(ctx, formatter)
-        print_settings(_console(), settings_reference())
+        print_settings(console(), settings_reference())
 
 
 @app.command(
     cls=_WithSettings,
     epilog=_examples(
-        "export GOOGLE_CLOUD_PROJECT=nursery SUBSCRIPTION=work RESULTS_TOPIC=results",
-        "export DEAD_LETTER_TOPIC=dead-letters BUCKET=photos BACKEND_URL=https://backend.example",
+        "export GOOGLE_CLOUD_PROJECT=nursery SUBSCRIPTION=work",
+        "export RESULTS_TOPIC=results DEAD_LETTER_TOPIC=dead-letters",
+        "export BUCKET=photos BACKEND_URL=https://backend.example",
         "mlworker run",
         note="Exit codes: 0 drained after SIGTERM, 1 failed, 2 configuration (the reason is on stderr), "
         "130 drained after Ctrl-C.",
@@ -142,11 +147,11 @@ class _WithSettings(TyperCommand):
 def run() -> None:
     """Run the worker against Google's services, configured by the environment alone.
 
-    SIGTERM drains: what is running is finished and acked, the rest handed back. A second signal exits at once.
+    SIGTERM drains: what runs is finished and acked, the rest handed back. A second signal exits at once.
     """
     from consumer.serve import serve
 
-    _exit(serve())
+    exit_with(serve())
 
 
 @app.command(epilog=_examples("mlworker settings", "mlworker settings --json"))
@@ -157,11 +162,11 @@ def settings(
     from consumer.reference import settings_reference
 
     if json_output:
-        _print_json([setting.as_json() for setting in settings_reference()])
+        print_json([setting.as_json() for setting in settings_reference()])
         return
     from consumer.printing import print_settings
 
-    print_settings(_console(), settings_reference())
+    print_settings(console(), settings_reference())
 
 
 @app.command(
@@ -184,18 +189,18 @@ def validate(
     from consumer.validation import validate_json
     from pipeline_steps.registry import PluginFailed
 
-    data = sys.stdin.buffer.read() if file == "-" else _read(Path(file))
+    data = sys.stdin.buffer.read() if file == "-" else read_file(Path(file))
     try:
         report = validate_json(data, model_path)
     except PluginFailed as error:
-        _fail(str(error), BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     if json_output:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     else:
         for warning in report.warnings:
-            _complain("warning", warning, "yellow")
+            complain("warning", warning, "yellow")
         for problem in report.problems:
-            _complain(problem.path, problem.message, "red")
+            complain(problem.path, problem.message, "red")
         if not report.problems:
             typer.echo(f"valid: {report.what}")
     raise typer.Exit(BAD_INPUT if report.problems else DONE)
@@ -215,16 +220,16 @@ def steps(
     try:
         entries = step_reference(name)
     except (UnknownStep, PluginFailed) as error:
-        _fail(str(error), BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     if json_output:
-        _print_json([entry.as_json() for entry in entries])
+        print_json([entry.as_json() for entry in entries])
         return
     from consumer.printing import print_step, print_steps
 
     if name is None:
-        print_steps(_console(), entries)
+        print_steps(console(), entries)
     else:
-        print_step(_console(), entries[0])
+        print_step(console(), entries[0])
 
 
 @app.command(epilog=_examples("mlworker schema --out schemas"))
@@ -240,14 +245,14 @@ def schema(
             out_folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
-            _fail(f"cannot write {path}: {error.strerror}", BAD_INPUT)
+            fail(f"cannot write {path}: {error.strerror}", BAD_INPUT)
         typer.echo(path)
 
 
 @app.command(
     epilog=_examples(
         "export GOOGLE_CLOUD_PROJECT=nursery REQUESTS_TOPIC=requests",
-        "mlworker submit --tenant acme --image gs://photos/acme/originals/1.jpg --pipeline pipeline.json",
+        "mlworker submit --tenant acme --image gs://photos/acme/1.jpg --pipeline count.json",
         note="It prints the message's id and the ids of session and image as JSON.",
     )
 )
@@ -270,15 +275,17 @@ def submit(
 
     if not project or not topic:
         needed = {"GOOGLE_CLOUD_PROJECT (or --project)": project, "REQUESTS_TOPIC (or --topic)": topic}
-        _fail("\n".join(f"{name}: required" for name, value in needed.items() if not value), BAD_INPUT)
+        fail("\n".join(f"{name}: required" for name, value in needed.items() if not value), BAD_INPUT)
     try:
-        request = request_of(tenant, image, _read(pipeline), session, image_id, callback_url)
-        message_id = _run(submit_request(request, project, topic, emulator, force=force, timeout=timeout))
+        request = request_of(tenant, image, read_file(pipeline), session, image_id, callback_url)
+        message_id = run_to_end(
+            submit_request(request, project, topic, emulator, force=force, timeout=timeout)
+        )
     except (InvalidRequest, PluginFailed) as error:
-        _fail(str(error), BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     except NotPublished as error:
-        _fail(str(error), BAD_INPUT if error.needs_operator else FAILED)
-    _print_json(
+        fail(str(error), BAD_INPUT if error.needs_operator else FAILED)
+    print_json(
         {"message_id": message_id, "session_id": request["session_id"], "image_id": request["image_id"]}
     )
 
@@ -287,61 +294,3 @@ def main() -> None:
     """Run the command line."""
     bound_allocator()
     app()
-
-
-def _exit(work: Coroutine[Any, Any, int]) -> NoReturn:
-    """Run what gives an exit code, and exit with it."""
-    from consumer.models.manifest import InvalidManifest
-    from consumer.presets import InvalidPresets
-    from consumer.routes import InvalidRoutes
-    from consumer.settings import InvalidSettings
-    from pipeline_steps.registry import PluginFailed
-
-    try:
-        code = _run(work)
-    except (InvalidSettings, InvalidManifest, InvalidRoutes, InvalidPresets, PluginFailed) as error:
-        _fail(str(error), BAD_INPUT)
-    raise typer.Exit(code)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    import asyncio
-
-    try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        _fail(f"cannot read {path}: {error.strerror}", BAD_INPUT)
-
-
-def _print_json(content: object) -> None:
-    data = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    typer.echo(data, nl=False)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    _complain("", message, "red")
-    raise typer.Exit(code)
-
-
-def _complain(where: str, what: str, colour: str) -> None:
-    """Write one line to stderr, however long, so that it can be searched for; nothing in it is markup."""
-    from rich.text import Text
-
-    from consumer.printing import printable
-
-    line = Text(printable(where), colour).append(": " if where else "", "default")
-    line.append(printable(what), "default" if where else colour)
-    _console(stderr=True).print(line, soft_wrap=True)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)

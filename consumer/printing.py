@@ -43,11 +43,6 @@ def print_settings(console: Console, settings: Iterable[Setting]) -> None:
     console.print(table)
 
 
-def printable(text: str) -> str:
-    """Return `text` with nothing in it that a terminal obeys: it may stand in a stranger's message."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-
-
 def _parts(step: StepEntry) -> Iterator[RenderableType]:
     yield Text(step.name, "bold").append(f"  {step.summary}", "not bold")
     if step.details:

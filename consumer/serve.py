@@ -9,10 +9,11 @@ import signal
 import structlog
 
 from consumer.app import open_worker
+from consumer.broker import BrokerMisconfigured
 from consumer.ops.logging import configure_logging
 from consumer.settings import Settings, load_settings
 from consumer.worker import Worker
-from pipeline_steps.errors import ModelUnavailable
+from pipeline_steps.errors import ModelUnavailable, StoreMisconfigured
 
 log = structlog.get_logger()
 
@@ -31,7 +32,7 @@ async def serve(settings: Settings | None = None) -> int:
         async with open_worker(settings) as running:
             drain_on_signal(running.worker)
             await running.worker.run()
-    except ModelUnavailable as error:
+    except (ModelUnavailable, StoreMisconfigured, BrokerMisconfigured, OSError) as error:
         log.critical("start_failed", error=str(error))
         return FAILED
     log.info("drained")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -46,8 +47,8 @@ class Settings(BaseSettings):
     # Who may read what
     image_prefixes: Words = Field(
         ("{tenant_id}/",),
-        description="Folders photos may lie in: templates over {tenant_id}, {session_id}, {image_id}. A backend "
-        "that stores by session needs `cultivadores/sessions/{session_id}/images/` too.",
+        description="Folders photos may lie in: templates over {tenant_id}, {session_id}, {image_id}. "
+        "A backend that stores by session needs `cultivadores/sessions/{session_id}/images/` too.",
     )
     allow_shared_prefixes: bool = Field(False, description="Allow prefixes without a placeholder.")
     routes_file: Path | None = Field(
@@ -104,6 +105,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_prefixes(self) -> Self:
+        for prefix in self.image_prefixes:
+            _check_placeholders(prefix)
         if not self.allow_shared_prefixes:
             shared = [prefix for prefix in self.image_prefixes if "{" not in prefix]
             if shared:
@@ -126,6 +129,20 @@ class Settings(BaseSettings):
         return full_name("subscriptions", self.subscription, self.google_cloud_project)
 
 
+def _check_placeholders(prefix: str) -> None:
+    """Raise a `ValueError` unless `prefix` can be filled in: better now than with every message."""
+    known = ("tenant_id", "session_id", "image_id")
+    try:
+        fields = [field for _, *field in Formatter().parse(prefix) if field[0] is not None]
+    except ValueError as error:
+        raise ValueError(f"IMAGE_PREFIXES: {prefix}: {error}") from error
+    for name, *rest in fields:
+        if name not in known or any(rest):
+            raise ValueError(
+                f"IMAGE_PREFIXES: {prefix}: expected {{tenant_id}}, {{session_id}} or {{image_id}}"
+            )
+
+
 def full_name(collection: str, name: str, project: str) -> str:
     """Return the full resource name of a topic or subscription given short or full."""
     return name if name.startswith("projects/") else f"projects/{project}/{collection}/{name}"
@@ -140,11 +157,12 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     try:
         return Settings(**(overrides or {}))  # type: ignore[arg-type]  # the environment gives the rest
     except ValidationError as error:
-        lines = []
+        wrong: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False):
-            name = ".".join(str(part) for part in detail["loc"]).upper()
             message = (
                 "required" if detail["type"] == "missing" else detail["msg"].removeprefix("Value error, ")
             )
-            lines.append(f"{name}: {message}" if name else message)
+            # A union's alternatives and a list's items follow the variable's name.
+            wrong.setdefault(str(detail["loc"][0]).upper() if detail["loc"] else "", []).append(message)
+        lines = [f"{name}: {'; '.join(said)}" if name else "; ".join(said) for name, said in wrong.items()]
         raise InvalidSettings("\n".join(lines)) from error

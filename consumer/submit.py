@@ -79,12 +79,12 @@ async def submit_request(
     from consumer.broker import BrokerError, BrokerUnavailable
     from consumer.broker.publisher import PubSubPublisher
     from consumer.broker.pubsub import Endpoint
-    from consumer.broker.rpc import Patience
+    from consumer.broker.rpc import RetryBudget
     from consumer.decode import FORCE
 
     try:
-        patience = Patience(total=timeout, per_call=min(timeout, 10.0))
-        publisher = PubSubPublisher(project, Endpoint(emulator=emulator), patience)
+        budget = RetryBudget(total=timeout, per_call=min(timeout, 10.0))
+        publisher = PubSubPublisher(project, Endpoint(emulator=emulator), budget)
         try:
             return await publisher.publish(topic, orjson.dumps(request), {FORCE: "1"} if force else {})
         finally:

@@ -5,7 +5,6 @@ It de-duplicates by `Idempotency-Key`, as backends are asked to; a test can let 
 
 from __future__ import annotations
 
-import asyncio
 import html
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +23,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from consumer.local.ports import check_free
 from consumer.ops.health import serving
 from contracts.callback import ErrorCallback, LegacyCallback, ResultsCallback, SessionStatus
 
@@ -141,7 +139,6 @@ class SmallBackend:
         Raises:
             OSError: the port is taken.
         """
-        await asyncio.to_thread(check_free, host, port)
         async with serving(self.app(), host, port) as bound:
             yield f"http://{host}:{bound}"
 

@@ -96,7 +96,7 @@ def fill_container(
     columns = max(1, int((inner.right - inner.left) / pitch))
     rows = max(1, int((inner.bottom - inner.top) / pitch))
     step_x, step_y = (inner.right - inner.left) / columns, (inner.bottom - inner.top) / rows
-    style = "soil" if label == "segmento" else str(rng.choice(("cells", "pots", "soil"), p=(0.55, 0.3, 0.15)))
+    style = "soil" if label == "segmento" else str(rng.choice(("cells", "pots", "soil"), p=(0.6, 0.32, 0.08)))
     places = [
         (inner.left + step_x * (column + 0.5), inner.top + step_y * (row + 0.5))
         for row in range(rows)

@@ -10,9 +10,9 @@ from consumer.local.scene_leaves import Colour, shade
 
 CONTAINER_LABELS = ("segmento", "cajon", "claro-cajon")
 
-CRATES = palette("1c1c1e 323437 282d34 46484c 192d1e 1e284b 4b2d23 551e1c 286e3c 2d508c")
-TRAYS = palette("f0f0ee e1ded2 cdd0d2 ebe4c8 d7e1eb")
-EDGINGS = palette("967350 78553c a5a09b a0503c 5a5550 464648")
+CRATES = palette("1c1c1e 2d2f32 282d34 3a3c40 192d1e 1e284b 1c1c1e 2d2f32 14322a 222238")
+TRAYS = palette("f0f0ee e6e3d8 dcdfe0 ebe4c8 dfe9ee")
+EDGINGS = palette("a07b54 8a6546 a58c6e a0503c 96826e b06a48")
 POTS = palette("1e1e20 2d2d30 aa5a3c 964b37 ebebe6 786e64 3c4b3c beaa8c 467846")
 LABELS = palette("f0f0eb f0dc5a e1e1f0")
 
@@ -73,7 +73,7 @@ def container(
         width=max(1, int(rim * 0.2)),
     )
     draw.rectangle(area.inset(rim).corners, fill=shade(colour, rng.uniform(0.55, 0.95)))
-    if label == "segmento" and rng.random() < 0.6:
+    if label == "segmento" and rng.random() < 0.8:
         length = rim * rng.uniform(3, 14)
         joint = shade(colour, 0.6)
         for x in np.arange(area.left, area.right, length):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -63,18 +64,30 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
-    """Serve `app` while the context lasts, and give the port: any free one for 0."""
-    server = _Server(
-        uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
-    )
-    task = asyncio.create_task(server.serve())
+    """Serve `app` while the context lasts, and give the port: any free one for 0.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    listener = _listen(host, port)
+    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        while not server.started:
-            if task.done():
-                task.result()
-                raise OSError(f"cannot listen on {host}:{port}")
-            await asyncio.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield listener.getsockname()[1]
     finally:
         server.should_exit = True
         await task
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind here rather than in the server, which would end the process if the port were taken."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.listen()
+    return listener

@@ -24,8 +24,12 @@ import structlog
 from consumer.local.local import run_local
 from consumer.local.photos import generated_photo
 
-START_TIMEOUT = 90.0
-CODE = "from consumer.cli import main; main()"
+CODE = """
+import asyncio, sys
+from pathlib import Path
+from consumer.local.local import run_local
+sys.exit(asyncio.run(run_local(port=0, inbox=Path(sys.argv[1]), backend_port=0)))
+"""
 
 
 @dataclass(frozen=True)
@@ -64,34 +68,35 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("local")
     inbox, temporary = folder / "inbox", folder / "tmp"
     temporary.mkdir()
-    command = [
-        sys.executable,
-        "-c",
-        CODE,
-        "local",
-        "--port",
-        "0",
-        "--backend-port",
-        "0",
-        "--inbox",
-        str(inbox),
-    ]
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, str(inbox)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        ) as process,
+    ):
+        try:
+            printed = _read_until(process, "result())\nEND")
+            assert printed is not None, (folder / "log").read_text()
+            yield Running(process, inbox, temporary, printed)
+        finally:
+            process.kill()
+
+
+def _read_until(process: subprocess.Popen[str], last: str) -> str | None:
+    """Return what the process prints up to `last`; None if it ends before."""
     assert process.stdout is not None
     printed = ""
-    while "result())\nEND" not in printed:
+    while last not in printed:
         line = process.stdout.readline()
         if not line:
-            pytest.fail(f"it ended: {(folder / 'log').read_text()}")
+            return None
         printed += line
-    try:
-        yield Running(process, inbox, temporary, printed)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    return printed
 
 
 def shell(command: str) -> str:

@@ -92,9 +92,9 @@ def measure(answers: list[Found], truths: list[Truth], threshold: float | None =
 
     Returns:
         `ap50`; `threshold`; `precision`, `recall` and `mean_iou` (of the right ones) at the threshold;
-        `count_error`, the mean of |found - true| / true over pictures with anything to find; `within_a_tenth`,
-        the share of those whose count is off by at most a tenth or one; `false_per_empty`, the mean number
-        found in pictures with nothing to find.
+        `count_error`, the mean of |found - true| / true over pictures with anything to find;
+        `within_a_tenth`, the share of those whose count is off by at most a tenth or one;
+        `false_per_empty`, the mean number found in pictures with nothing to find.
     """
     scores = np.concatenate([a.scores.numpy() for a in answers])
     hits = np.concatenate([matches(a, t) for a, t in zip(answers, truths, strict=True)])
