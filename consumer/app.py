@@ -21,6 +21,7 @@ from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.decode import Decoder
+from consumer.errors import CallbackFailed
 from consumer.fetch import Fetcher
 from consumer.giving_up import GivingUp
 from consumer.handler import Handler
@@ -85,10 +86,15 @@ async def open_worker(
     Raises:
         InvalidSettings, InvalidManifest, InvalidRoutes, InvalidPresets: an operator's input cannot be used.
         ModelUnavailable: a model does not load or does not survive its warm-up: there is no start without.
+        StoreMisconfigured, BrokerMisconfigured: there are no credentials.
+        StoreUnavailable, ObjectMissing: a manifest in a bucket cannot be read.
+        OSError: the port is taken.
     """
     steps, metrics = steps or load_steps(), Metrics()
     routes, presets = load_routes(settings.routes_file), load_presets(settings.presets_file)
     async with AsyncExitStack() as resources:
+        client = await resources.enter_async_context(_http_client(settings.backend_callback_timeout))
+        backend = _backend(settings, client, is_local=is_local)
         if store is None:
             store = await asyncio.to_thread(_cloud_storage, settings)
             resources.push_async_callback(store.close)
@@ -104,7 +110,6 @@ async def open_worker(
         resources.push_async_callback(subscriber.close)
         publisher = PubSubPublisher(settings.google_cloud_project, endpoint)
         resources.push_async_callback(publisher.close)
-        client = await resources.enter_async_context(_http_client(settings.backend_callback_timeout))
         threads = resources.enter_context(ThreadPoolExecutor(slots + 2, thread_name_prefix="step"))
 
         patience = Patience(settings.hold_timeout, not_found_timeout=settings.callback_not_found_wait)
@@ -114,7 +119,6 @@ async def open_worker(
             else NoLedger(store, settings.bucket)
         )
         results = ResultsPublisher(publisher, settings.results_topic, settings.claim_check_bytes)
-        backend = _backend(settings, client, is_local=is_local)
         handler = Handler(
             decoder=Decoder(presets, routes, settings.max_message_bytes),
             rules=SourceRules(settings.input_buckets, settings.image_prefixes),
@@ -218,7 +222,18 @@ def _http_client(timeout: float) -> httpx.AsyncClient:
 def _backend(settings: Settings, client: httpx.AsyncClient, *, is_local: bool) -> Backend:
     base = None if settings.backend_url == "none" else str(settings.backend_url)
     entries = (*settings.callback_allowed_hosts, *([base] if base else []))
-    return Backend(client, base, AllowedHosts.of(entries, allow_loopback=is_local), _signer(settings))
+    try:
+        hosts = AllowedHosts.of(entries, allow_loopback=is_local)
+    except ValueError as error:
+        raise InvalidSettings(f"CALLBACK_ALLOWED_HOSTS: {error}") from error
+    try:
+        if base:
+            hosts.check(base)
+    except CallbackFailed as error:
+        # Else every message would be given up for it.
+        hint = "; this machine's own addresses only with PUBSUB_EMULATOR_HOST"
+        raise InvalidSettings(f"BACKEND_URL: {error}{hint}") from error
+    return Backend(client, base, hosts, _signer(settings))
 
 
 def _signer(settings: Settings) -> Signer:
@@ -226,7 +241,13 @@ def _signer(settings: Settings) -> Signer:
         case "hmac":
             if settings.callback_hmac_key_file is None:
                 raise InvalidSettings("CALLBACK_HMAC_KEY_FILE: required with CALLBACK_AUTH=hmac")
-            return hmac_signer(settings.callback_hmac_key_file.read_bytes().strip())
+            try:
+                key = settings.callback_hmac_key_file.read_bytes().strip()
+            except OSError as error:
+                raise InvalidSettings(f"CALLBACK_HMAC_KEY_FILE: cannot be read: {error}") from error
+            if not key:
+                raise InvalidSettings(f"CALLBACK_HMAC_KEY_FILE: {settings.callback_hmac_key_file} is empty")
+            return hmac_signer(key)
         case "oidc":
             from consumer.outbound.oidc import oidc_signer
 

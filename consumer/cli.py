@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
-from typer.core import TyperCommand
 
+from consumer.help import WithSettings, examples
 from consumer.ops.allocator import bound_allocator
 from consumer.terminal import (
     BAD_INPUT,
@@ -34,12 +34,6 @@ app = typer.Typer(
 )
 
 
-def _examples(*commands: str, note: str = "") -> str:
-    return "\n".join(
-        ["[bold]Examples[/bold]", *(f"  {command}" for command in commands), note and f"\n{note}"]
-    )
-
-
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"mlworker {__version__}")
@@ -47,7 +41,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback(
-    epilog=_examples(
+    epilog=examples(
         "mlworker demo                      the whole job on this machine",
         "mlworker steps                     what a pipeline may be made of",
         "mlworker validate pipeline.json    what is wrong with a pipeline, and where",
@@ -67,10 +61,11 @@ def mlworker(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mlworker demo                        then open demo-out/index.html",
         "mlworker demo --images ~/photos      your own: JPEG, PNG, WebP, TIFF",
         "mlworker demo --count 40 --seed 7",
+        note="Exit codes: 0 if every photo ended as a result and a callback, 1 if not, 2 bad input.",
     )
 )
 def demo(
@@ -99,10 +94,11 @@ def demo(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mlworker local",
         "cp photo.jpg inbox/acme/originals/      in another terminal: it is processed at once",
         "mlworker local --port 9085 --inbox ~/drop",
+        note="Ctrl-C ends it.",
     )
 )
 def local(
@@ -114,28 +110,16 @@ def local(
 ) -> None:
     """Keep a whole worker running on this machine, to develop a backend against.
 
-    It prints what to set, and commands to copy. Ctrl-C ends it.
+    It prints what to set, and commands to copy.
     """
     from consumer.local.local import run_local
 
     exit_with(run_local(port=port, inbox=inbox, backend_port=backend_port))
 
 
-class _WithSettings(TyperCommand):
-    """Adds the environment variables to the help of a command that is configured by them."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the usual help, then the variables."""
-        from consumer.printing import print_settings
-        from consumer.reference import settings_reference
-
-        super().format_help(ctx, formatter)
-        print_settings(console(), settings_reference())
-
-
 @app.command(
-    cls=_WithSettings,
-    epilog=_examples(
+    cls=WithSettings,
+    epilog=examples(
         "export GOOGLE_CLOUD_PROJECT=nursery SUBSCRIPTION=work",
         "export RESULTS_TOPIC=results DEAD_LETTER_TOPIC=dead-letters",
         "export BUCKET=photos BACKEND_URL=https://backend.example",
@@ -154,7 +138,9 @@ def run() -> None:
     exit_with(serve())
 
 
-@app.command(epilog=_examples("mlworker settings", "mlworker settings --json"))
+@app.command(
+    epilog=examples("mlworker settings", "mlworker settings --json", note="Times are seconds, sizes bytes.")
+)
 def settings(
     json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -170,7 +156,7 @@ def settings(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mlworker validate pipeline.json",
         "mlworker validate request.json --model-path models/",
         "jq .pipeline_definition request.json | mlworker validate - --json",
@@ -207,7 +193,12 @@ def validate(
 
 
 @app.command(
-    epilog=_examples("mlworker steps", "mlworker steps detection", "mlworker steps sahi_detection --json")
+    epilog=examples(
+        "mlworker steps",
+        "mlworker steps detection",
+        "mlworker steps sahi_detection --json",
+        note="Steps of installed plug-ins are listed too.",
+    )
 )
 def steps(
     name: Annotated[str | None, typer.Argument(help="One step, in full.")] = None,
@@ -232,7 +223,9 @@ def steps(
         print_step(console(), entries[0])
 
 
-@app.command(epilog=_examples("mlworker schema --out schemas"))
+@app.command(
+    epilog=examples("mlworker schema --out schemas", note="Each file describes one message, in or out.")
+)
 def schema(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the files; made if missing.")],
 ) -> None:
@@ -250,7 +243,7 @@ def schema(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "export GOOGLE_CLOUD_PROJECT=nursery REQUESTS_TOPIC=requests",
         "mlworker submit --tenant acme --image gs://photos/acme/1.jpg --pipeline count.json",
         note="It prints the message's id and the ids of session and image as JSON.",

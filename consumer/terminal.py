@@ -53,13 +53,13 @@ def complain(where: str, what: str, colour: str) -> None:
     from rich.text import Text
 
     line = Text(printable(where), colour).append(": " if where else "", "default")
-    line.append(printable(what), "default" if where else colour)
+    line.append("\n".join(map(printable, what.splitlines())), "default" if where else colour)
     console(stderr=True).print(line, soft_wrap=True)
 
 
 def printable(text: str) -> str:
     """Return `text` with nothing in it that a terminal obeys: it may stand in a stranger's message."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def read_file(path: Path) -> bytes:

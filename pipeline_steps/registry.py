@@ -66,7 +66,9 @@ def settings_read_by(params: type[StepParams]) -> Mapping[str, str]:
     for name, info in params.model_fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, dict) and isinstance(extra.get("setting"), str):
-            found[str(extra["setting"])] = name
+            other = found.setdefault(str(extra["setting"]), name)
+            if other != name:
+                raise InvalidStep(f"{params.__name__}: {other} and {name} read the same setting")
     return found
 
 
@@ -216,14 +218,18 @@ def _read_signature(name: str, function: Callable[..., Any]) -> Step:
     params: type[StepParams] = StepParams
     params_argument = context_argument = None
 
-    for argument in inspect.signature(function).parameters:
+    for argument, parameter in inspect.signature(function).parameters.items():
         kind, is_optional = _strip_none(hints.get(argument))
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise InvalidStep(f"step {name!r}: argument {argument!r} cannot be passed by its name")
         if not isinstance(kind, type):
             raise InvalidStep(f"step {name!r}: argument {argument!r} needs a plain type, got {kind!r}")
-        if issubclass(kind, StepParams):
+        if issubclass(kind, StepParams) and params_argument is None:
             params, params_argument = kind, argument
-        elif issubclass(kind, StepContext):
+        elif issubclass(kind, StepContext) and context_argument is None:
             context_argument = argument
+        elif issubclass(kind, StepParams | StepContext):
+            raise InvalidStep(f"step {name!r}: argument {argument!r} is a second {kind.__name__}")
         elif issubclass(kind, Artifact):
             reads[argument] = kind
             if is_optional:
@@ -234,6 +240,7 @@ def _read_signature(name: str, function: Callable[..., Any]) -> Step:
                 "not an artifact, params or context"
             )
 
+    settings_read_by(params)
     writes = _artifacts_of(name, returned)
     return Step(
         name,

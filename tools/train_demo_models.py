@@ -28,7 +28,8 @@ from consumer.models.architectures import fcos_small, sam_small, small_classifie
 
 MODELS = ("plants", "containers", "classifier", "sam")
 SECONDS = {"plants": 3000, "containers": 900, "classifier": 400, "sam": 2000}
-INPUT_SIZE = {"plants": 640, "containers": 320}
+INPUT_SIZE = {"plants": 640, "containers": 256}
+TILES = {"plants": 320, "containers": 256}  # side, pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Plan:
 def detectors(name: str, plan: Plan) -> dict[str, Any]:
     """Train, export and measure the detector of plants or of containers."""
     classes = ("plant",) if name == "plants" else CONTAINER_LABELS
-    pool = make_pool(plan.folder, plan.tiles, 320, TRAINING_SEEDS + plan.seed, plan.workers)
+    pool = make_pool(plan.folder, plan.tiles, TILES[name], TRAINING_SEEDS + plan.seed, plan.workers)
     own = plan.out / f"{name}.safetensors"
     start = own if plan.resume and own.exists() else None if name == "plants" else plan.trunk
     checkpoint = plan.folder / f"{name}-checkpoint.safetensors"
@@ -115,6 +116,11 @@ def classifier(plan: Plan) -> dict[str, Any]:
     """Train, export and measure the classifier of plant kinds."""
     crops = kinds.make_crops(plan.crop_scenes, TRAINING_SEEDS + plan.seed, plan.workers)
     trained = kinds.train_classifier(crops, plan.seconds["classifier"], plan.seed, plan.trunk, None)
+    return publish_classifier(trained, plan)
+
+
+def publish_classifier(trained: nn.Module, plan: Plan) -> dict[str, Any]:
+    """Export the classifier and measure what was exported."""
     entry = {
         "name": "species",
         "kind": "classification",
@@ -134,6 +140,11 @@ def sam(plan: Plan) -> dict[str, Any]:
     examples = promptable.make_examples(plan.examples, TRAINING_SEEDS + plan.seed, plan.workers)
     checkpoint = plan.folder / "sam-checkpoint.safetensors"
     trained = promptable.train_sam(examples, plan.seconds["sam"], plan.seed, plan.trunk, checkpoint)
+    return publish_sam(trained, plan)
+
+
+def publish_sam(trained: nn.Module, plan: Plan) -> dict[str, Any]:
+    """Export SAM and measure what was exported."""
     entry = {
         "name": "sam",
         "kind": "sam",

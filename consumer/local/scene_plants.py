@@ -91,14 +91,14 @@ def _cactus(brush: Brush) -> None:
 
 def _nopal(brush: Brush) -> None:
     rng, kind = brush.rng, brush.species
-    for pad in range(2 + int(kind.fullness * 4)):
+    for pad in range(3 + int(kind.fullness * 4)):
         angle = pad * GOLDEN_ANGLE + rng.normal(0, 0.3)
         start = rng.uniform(0.0, 0.25)
         base = (start * np.cos(angle), start * np.sin(angle))
         length = rng.uniform(0.6, 0.75)
-        width = length * (0.3 + 0.15 * kind.width)
+        width = length * (0.36 + 0.12 * kind.width)
         brush.leaf(angle, length, width, "oval", rng.uniform(0.8, 1.1), base)
-        for _ in range(9 if brush.radius > 10 else 0):
+        for _ in range(14 if brush.radius > 10 else 0):
             along, across = rng.uniform(0.15, 0.85) * length, rng.uniform(-0.5, 0.5) * width
             x = base[0] + along * np.cos(angle) - across * np.sin(angle)
             y = base[1] + along * np.sin(angle) + across * np.cos(angle)

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Literal
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.stdlib import ProcessorFormatter, add_logger_name
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SEVERITY = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
 
 
 def configure_logging(level: str, style: Literal["json", "console"]) -> None:
-    """Send all logs, ours and the libraries', to stderr in one style."""
+    """Send all logs, ours and the libraries', to stderr in one style; of the libraries from warnings on."""
     number = logging.getLevelNamesMapping()[level]
-    processors: list[structlog.typing.Processor] = [
+    common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if style == "json":
-        processors += [
-            structlog.processors.format_exc_info,
-            _for_cloud_logging,
-            structlog.processors.JSONRenderer(serializer=_dumps),
-        ]
-    else:
-        processors += [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    renderers = _as_json() if style == "json" else _for_people()
     structlog.configure(
-        processors=processors,
+        processors=[*common, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[add_logger_name, *common],
+            processors=[ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+def _as_json() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        _for_cloud_logging,
+        structlog.processors.JSONRenderer(serializer=_dumps),
+    ]
+
+
+def _for_people() -> list[Processor]:
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
 
 
 def _for_cloud_logging(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -46,4 +60,7 @@ def _for_cloud_logging(logger: WrappedLogger, method: str, event: EventDict) -> 
 
 
 def _dumps(event: EventDict, **_: object) -> str:
-    return orjson.dumps(event, default=str).decode()
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:  # such as half of a surrogate pair: a log must never fail
+        return json.dumps(event, default=str)

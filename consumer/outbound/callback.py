@@ -55,8 +55,6 @@ class Backend:
     base_url: str | None
     hosts: AllowedHosts
     sign: Signer = unsigned
-    timeout: float = 30.0
-    """Seconds for one call as a whole; the client's own are for its parts."""
 
     async def deliver(self, job: Job, result: ProcessingResult) -> None:
         """POST the result, or its error, once.
@@ -128,9 +126,12 @@ class Backend:
             if self.sign is unsigned
             else {**headers, **await asyncio.to_thread(self.sign, url, content)}
         )
+        # The client's limit is for each part of a call; here it is one for the whole, a slow answer included.
+        limit = self.client.timeout.read
+        response, answer = None, ""
         try:
             async with (
-                asyncio.timeout(self.timeout),
+                asyncio.timeout(limit),
                 self.client.stream(
                     "POST", url, content=content, headers=signed, follow_redirects=False
                 ) as response,
@@ -138,14 +139,13 @@ class Backend:
                 answer = await _read_some(response)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
             raise CallbackFailed(f"{host}: {error}", FailureClass.PERMANENT) from error
-        except TimeoutError as error:
-            raise CallbackFailed(
-                f"{host}: no whole answer within {self.timeout:g} s", FailureClass.TRANSIENT, outage=True
-            ) from error
-        except (httpx.TransportError, httpx.StreamError) as error:
-            raise CallbackFailed(
-                f"{host}: {type(error).__name__}: {error}", FailureClass.TRANSIENT, outage=True
-            ) from error
+        except (TimeoutError, httpx.TransportError, httpx.StreamError) as error:
+            if response is None:
+                why = str(error) or f"no answer within {limit} s"
+                raise CallbackFailed(
+                    f"{host}: {type(error).__name__}: {why}", FailureClass.TRANSIENT, outage=True
+                ) from error
+        # The status is the answer, whatever became of the rest of it.
         check_answer(host, response, answer)
 
 

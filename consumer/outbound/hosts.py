@@ -76,7 +76,7 @@ class AllowedHosts:
         except httpx.InvalidURL as error:
             raise CallbackFailed(f"callback_url {url[:200]!r}: {error}", FailureClass.PERMANENT) from error
         host = parts.raw_host.decode("ascii").lower()
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+        port = _DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
         if parts.userinfo:
             raise CallbackFailed(f"callback_url for {host!r} carries credentials", FailureClass.PERMANENT)
         if not any(entry.fits(host, parts.scheme, port) for entry in self.entries):

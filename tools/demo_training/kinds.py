@@ -18,7 +18,7 @@ from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD, small_cla
 
 SIDE = 64
 AROUND = 80  # crops are kept with a rim, from which boxes that are a little off are cut
-LEAST = 20  # pixels: on less the kinds cannot be told apart
+LEAST = 24  # pixels: on less the kinds cannot be told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,11 @@ class Crops:
 def crops_of(seed: int) -> Crops:
     """Some plants of one scene; the rarer kind comes first, so that mixtures teach more than one."""
     rng = np.random.default_rng((seed, 3))
-    view = (
-        demo_photo(seed, 720, 960)
-        if seed % 8 == 0
-        else scene(seed, layout="containers", pitch=float(rng.uniform(36, 150)))
-    )
-    if seed % 8 == 1:
-        view = scene(seed, layout="loose", pitch=float(rng.uniform(36, 150)))
+    if seed % 3 == 0:
+        view = demo_photo(seed, 720, 960)
+    else:
+        layout = "loose" if seed % 6 == 1 else "containers"
+        view = scene(seed, layout=layout, pitch=float(rng.uniform(40, 160)))
     height, width = view.pixels.shape[:2]
     usable = [
         i

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from consumer.local.scenes import Scene, demo_photo, scene
+from consumer.local.scenes import demo_photo, scene
 from consumer.models.architectures import sam_small
 
 SIDE = 256
@@ -38,17 +38,15 @@ def example(seed: int) -> Example:
     lot = seed % 5
     if lot < 3:
         shape = ((SIDE, SIDE), (SIDE * 3 // 4, SIDE), (SIDE, SIDE * 3 // 4))[lot]
-        return _padded(scene(seed, *shape))
+        pitch = float(np.exp(np.random.default_rng((seed, 4)).uniform(np.log(45), np.log(160))))
+        view = scene(seed, *shape, pitch=pitch)
+        return _shrunk(view.pixels, view.plant_masks, view.container_masks)
     photo = demo_photo(seed, 480, 640)
     if lot == 4 and len(photo.containers):
         left, top, right, bottom = (int(v) for v in photo.containers[seed % len(photo.containers)])
         part = np.s_[max(0, top - 12) : bottom + 12, max(0, left - 12) : right + 12]
         return _shrunk(photo.pixels[part], photo.plant_masks[part], photo.container_masks[part])
     return _shrunk(photo.pixels, photo.plant_masks, photo.container_masks)
-
-
-def _padded(view: Scene) -> Example:
-    return _shrunk(view.pixels, view.plant_masks, view.container_masks)
 
 
 def _shrunk(pixels: NDArray[np.uint8], plants: NDArray[np.int32], containers: NDArray[np.int32]) -> Example:

@@ -1,0 +1,23 @@
+"""The peers that several suites share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.peers import fake_gcs_server, pubsub_emulator
+
+
+@pytest.fixture(scope="session")
+def google_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Pub/Sub emulator of our own."""
+    with pubsub_emulator(tmp_path_factory.mktemp("emulator")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[str]:
+    """The url of a fake-gcs-server of our own."""
+    with fake_gcs_server() as url:
+        yield url
