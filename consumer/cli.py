@@ -89,8 +89,18 @@ def demo(
     The same worker as in production, an embedded Pub/Sub server, a folder for a bucket, and a small backend.
     """
     from consumer.local.demo import run_demo
+    from consumer.local.embedded import Emulators
 
-    exit_with(run_demo(images=images, out=out_folder, count=count, seed=seed, json_output=json_output))
+    exit_with(
+        run_demo(
+            images=images,
+            out=out_folder,
+            count=count,
+            seed=seed,
+            json_output=json_output,
+            emulators=Emulators.named(),
+        )
+    )
 
 
 @app.command(
@@ -112,9 +122,10 @@ def local(
 
     It prints what to set, and commands to copy.
     """
+    from consumer.local.embedded import Emulators
     from consumer.local.local import run_local
 
-    exit_with(run_local(port=port, inbox=inbox, backend_port=backend_port))
+    exit_with(run_local(port=port, inbox=inbox, backend_port=backend_port, emulators=Emulators.named()))
 
 
 @app.command(

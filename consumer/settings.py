@@ -143,6 +143,15 @@ def _check_placeholders(prefix: str) -> None:
             )
 
 
+class EmulatorSettings(BaseSettings):
+    """What local mode reads: servers to use instead of the embedded ones, by the clients' own variables."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    pubsub_emulator_host: str | None = None
+    storage_emulator_host: str | None = None
+
+
 def full_name(collection: str, name: str, project: str) -> str:
     """Return the full resource name of a topic or subscription given short or full."""
     return name if name.startswith("projects/") else f"projects/{project}/{collection}/{name}"

@@ -197,7 +197,7 @@ def load_steps(
 def _load(plugin: EntryPoint) -> None:
     try:
         plugin.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         package = f" of {plugin.dist.name} {plugin.dist.version}" if plugin.dist else ""
         raise PluginFailed(
             f"plug-in {plugin.name!r}{package} cannot be loaded: "

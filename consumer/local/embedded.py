@@ -11,6 +11,7 @@ from pathlib import Path
 from consumer.local.ports import check_free
 from consumer.local.pubsub import EmbeddedPubSub
 from consumer.local.resources import create_bucket
+from consumer.settings import EmulatorSettings
 from consumer.storage import ObjectStore
 from consumer.storage.filesystem import FilesystemStore
 
@@ -23,6 +24,12 @@ class Emulators:
     """`host:port`"""
     storage: str | None = None
     """`http://host:port`"""
+
+    @classmethod
+    def named(cls) -> Emulators:
+        """Return those that the environment names."""
+        environment = EmulatorSettings()
+        return cls(environment.pubsub_emulator_host, environment.storage_emulator_host)
 
 
 @asynccontextmanager
