@@ -9,21 +9,20 @@ from typing import Annotated
 import orjson
 import typer
 
-from consumer.help import WithSettings, examples
+from consumer.help import WithSettings, examples, print_version
 from consumer.ops.allocator import bound_allocator
 from consumer.terminal import (
     BAD_INPUT,
     DONE,
     FAILED,
-    complain,
     console,
     exit_with,
     fail,
     print_json,
+    print_report,
     read_file,
     run_to_end,
 )
-from contracts import __version__
 
 app = typer.Typer(
     name="mlworker",
@@ -32,12 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"mlworker {__version__}")
-        raise typer.Exit
 
 
 @app.callback(
@@ -51,7 +44,7 @@ def _print_version(asked: bool) -> None:
 )
 def mlworker(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
     """An event-driven ML worker for Google Cloud: a message per photo in, an acked result out.
@@ -194,12 +187,7 @@ def validate(
     if json_output:
         print_json(report.as_json())
     else:
-        for warning in report.warnings:
-            complain("warning", warning, "yellow")
-        for problem in report.problems:
-            complain(problem.path, problem.message, "red")
-        if not report.problems:
-            typer.echo(f"valid: {report.what}")
+        print_report(report)
     raise typer.Exit(BAD_INPUT if report.problems else DONE)
 
 
@@ -256,7 +244,8 @@ def schema(
 @app.command(
     epilog=examples(
         "export GOOGLE_CLOUD_PROJECT=nursery REQUESTS_TOPIC=requests",
-        "mlworker submit --tenant acme --image gs://photos/acme/1.jpg --pipeline count.json",
+        "mlworker submit --tenant acme --pipeline count.json \\",
+        "    --image gs://photos/acme/originals/1.jpg",
         note="It prints the message's id and the ids of session and image as JSON.",
     )
 )

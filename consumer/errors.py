@@ -68,3 +68,4 @@ class HoldExpired(WorkerError):
     """An outage lasted longer than HOLD_TIMEOUT; the work is handed back, no attempt is used."""
 
     code = "hold_expired"
+    is_outage: ClassVar[bool] = True

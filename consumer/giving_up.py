@@ -64,11 +64,13 @@ class GivingUp:
         if job is not None and result is not None:
             await self._tell(delivery, job, result, may_reply=may_reply, was_recorded=was_recorded)
 
-    async def resume(self, delivery: Delivery, job: Job, result: ProcessingResult) -> None:
-        """Go on giving up a message whose giving up was cut short."""
+    async def resume(
+        self, delivery: Delivery, job: Job, result: ProcessingResult, *, was_recorded: bool
+    ) -> None:
+        """Go on giving up a message whose giving up was cut short; its tenant, ids and url were checked."""
         failure = result.error or Failure(code="unknown", failure_class="internal", message="unknown")
         await self._dead_letter(delivery, job, failure, attempts=0)
-        await self._tell(delivery, job, result, may_reply=True, was_recorded=False)
+        await self._tell(delivery, job, result, may_reply=True, was_recorded=was_recorded)
 
     async def _dead_letter(
         self, delivery: Delivery, job: Job | None, failure: Failure, attempts: int

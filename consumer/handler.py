@@ -28,13 +28,13 @@ from consumer.outcomes import POLICY, Action, Outcome, Settle, attempts_allowed,
 from consumer.patience import Patience
 from consumer.pipeline.nodes import Pipeline
 from consumer.pipeline.parse import parse
-from consumer.pipeline.run import Run
+from consumer.pipeline.run import Run, StepFailed
 from consumer.running import Runner
 from consumer.sources import SourceRules
 from consumer.storage import ObjectStore
 from contracts.pipeline import PipelineDefinition
 from contracts.result import ProcessingResult
-from pipeline_steps.errors import NotAllowed, ObjectMissing, Superseded
+from pipeline_steps.errors import DeadlineExceeded, NotAllowed, ObjectMissing, Superseded
 from pipeline_steps.models import ModelCatalogue
 from pipeline_steps.registry import StepRegistry
 
@@ -136,7 +136,7 @@ class Handler:
         if entry.done:
             return Outcome(Settle.ACK, "duplicate")
         if entry.result is not None and entry.result.status == "failed":
-            await self.giving_up.resume(handling.delivery, job, entry.result)
+            await self.giving_up.resume(handling.delivery, job, entry.result, was_recorded=entry.was_recorded)
             return Outcome(Settle.ACK, "given_up")
         result = entry.result
         if result is None:
@@ -201,7 +201,7 @@ class Handler:
         )
         if action is Action.FORGET:
             return Outcome(Settle.ACK, failure.code)
-        if action is Action.WAIT:
+        if action is Action.WAIT or self._is_an_outages(error):
             return Outcome(Settle.HAND_BACK, failure.code, WAIT_AGAIN)
         attempts = 1
         try:
@@ -227,6 +227,13 @@ class Handler:
             log.exception("giving_up_failed", error=str(second))
             return Outcome(Settle.HAND_BACK, "giving_up_failed", WAIT_AGAIN)
         return Outcome(Settle.ACK, "given_up")
+
+    def _is_an_outages(self, error: Exception) -> bool:
+        """Tell whether a step only ended because a peer was away for too long: that uses up no attempt."""
+        if not isinstance(error, StepFailed):
+            return False
+        is_out_of_time = isinstance(error.root, DeadlineExceeded)
+        return isinstance(error.root, HoldExpired) or (is_out_of_time and bool(self.patience.outages))
 
     def _understand_what_can_be(self, handling: Handling) -> None:
         """Find out whose photo a malformed message was about, so that its tenant can be told."""

@@ -34,6 +34,8 @@ class Entry:
     """Recorded: resume by delivering it."""
     done: bool = False
     """Delivered too: only the ack is missing."""
+    was_recorded: bool = False
+    """Of a failed result: whether a good one is recorded, of which only the delivery failed."""
 
 
 class Ledger(Protocol):
@@ -74,7 +76,8 @@ class BucketLedger:
         )
         if failed is not None and failed.info.metadata.get(_MESSAGE) == message_id:
             # Our own giving-up was cut short; another message's failure is no reason not to run.
-            return Entry(job, _result(failed), failed.info.metadata.get(_DONE) == "1")
+            is_done = failed.info.metadata.get(_DONE) == "1"
+            return Entry(job, _result(failed), is_done, was_recorded=record is not None)
         if record is None:
             return Entry(job)
         result = _result(record)

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
+from types import TracebackType
 from typing import NoReturn
 
 import structlog
@@ -38,6 +40,7 @@ async def serve(settings: Settings | None = None) -> int:
     configure_logging(settings.log_level, settings.log_format)
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
+    sys.excepthook = _crashed
     signals = Signals()
     signals.listen()
     log.info("starting", version=__version__)
@@ -100,3 +103,7 @@ def leave_within(seconds: float, code: int) -> None:
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     error = failed.exc_value or failed.exc_type()
     log.critical("thread_failed", thread=failed.thread.name if failed.thread else "", exc_info=error)
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.critical("crashed", exc_info=(kind, error, trace))

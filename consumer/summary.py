@@ -127,9 +127,13 @@ def _classifications(written: Artifacts) -> Iterator[Classification]:
 
 def _estimations(written: Artifacts, *, succeeded: bool) -> Iterator[Estimation]:
     detections, estimates = written.get(Detections), written.get(PlantEstimates)
+    seen = len(detections) if detections is not None else 0
     estimated = int(estimates.count.sum()) if estimates is not None else 0
+    totals = written.get(Totals)
+    if totals is not None and (totals.of, totals.estimated) != (seen, estimated):
+        totals = None  # what was found or estimated after the counting makes it out of date
     if detections is not None or estimates is not None:
-        total = (len(detections) if detections is not None else 0) + estimated
+        total = totals.total_count if totals is not None else seen + estimated
         yield _number("total_count", total)
         if detections is not None and succeeded:
             yield _number("COUNT", total)
@@ -143,9 +147,7 @@ def _estimations(written: Artifacts, *, succeeded: bool) -> Iterator[Estimation]
                 of_band[f"{method}_{band}"] += count
         for name, count in of_band.items():
             yield _number(name, count)
-    totals = written.get(Totals)
-    # Totals of detections that were replaced since say nothing about the present ones.
-    if totals is not None and totals.detected == (len(detections) if detections is not None else 0):
+    if totals is not None:
         yield Estimation(type="coverage_percent", value=_rounded(totals.coverage_percent), unit="percent")
         yield Estimation(type="confidence_avg", value=_rounded(totals.mean_confidence))
     yield from _counted(written)

@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from consumer.validation import Report
+
 T = TypeVar("T")
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -55,6 +57,16 @@ def complain(where: str, what: str, colour: str) -> None:
     line = Text(printable(where), colour).append(": " if where else "", "default")
     line.append("\n".join(map(printable, what.splitlines())), "default" if where else colour)
     console(stderr=True).print(line, soft_wrap=True)
+
+
+def print_report(report: Report) -> None:
+    """Write what `validate` found: a line for each problem and warning."""
+    for warning in report.warnings:
+        complain("warning", warning, "yellow")
+    for problem in report.problems:
+        complain(problem.path, problem.message, "red")
+    if not report.problems:
+        typer.echo(f"valid: {report.what}")
 
 
 def printable(text: str) -> str:

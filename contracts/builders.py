@@ -30,13 +30,16 @@ def step(
     name: str,
     /,
     *,
+    id: str | None = None,  # noqa: A002 (the wire's name)
     timeout_s: float | None = None,
     retries: int = 0,
     on_error: OnError = "fail",
     **kwargs: JsonValue,
 ) -> StepDefinition:
     """Return one call of a step; `kwargs` are its parameters."""
-    return StepDefinition(name=name, kwargs=kwargs, timeout_s=timeout_s, retries=retries, on_error=on_error)
+    return StepDefinition(
+        name=name, kwargs=kwargs, id=id, timeout_s=timeout_s, retries=retries, on_error=on_error
+    )
 
 
 def chain(*steps: ElementDefinition) -> ChainDefinition:

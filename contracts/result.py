@@ -95,6 +95,8 @@ class StepReport(Contract):
     """How one step went."""
 
     path: str
+    id: str | None = None
+    """The author's own name for it."""
     name: str
     ms: float
     status: Literal["succeeded", "skipped", "not_run", "failed"]

@@ -255,6 +255,8 @@ class Totals(Artifact):
     coverage_percent: float
     """Area of the boxes as a share of the picture, at most 100."""
     mean_confidence: float
+    of: int = 0
+    """Detections there were, counted or not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,10 +268,9 @@ class Overlay(Artifact):
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that was stored."""
+    """A file that was stored; `kind` is `original` or `processed`, perhaps with `_thumbnail`."""
 
     kind: str
-    """`original`, `processed`, or one of them with `_thumbnail`."""
     url: str
     width: int
     height: int

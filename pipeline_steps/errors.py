@@ -28,6 +28,8 @@ class StepError(Exception):
 
     code: ClassVar[str] = "step_failed"
     failure_class: ClassVar[FailureClass] = FailureClass.PERMANENT
+    is_outage: ClassVar[bool] = False
+    """Whether it is everybody's trouble rather than this photo's: never skipped, never a partial result."""
 
 
 class InvalidInput(StepError):
@@ -79,6 +81,7 @@ class StoreUnavailable(StepError):
 
     code = "store_unavailable"
     failure_class = FailureClass.TRANSIENT
+    is_outage = True
 
 
 class DeviceOverloaded(StepError):

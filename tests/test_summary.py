@@ -59,8 +59,16 @@ def estimates(**columns: Any) -> PlantEstimates:
     return PlantEstimates(**{**default, "method": np.full(n, "band_based"), **columns})
 
 
-def totals(detected: int) -> Totals:
-    return Totals(detected, detected, 0, 0, coverage_percent=12.345678, mean_confidence=0.54321)
+def totals(detected: int, *, of: int | None = None) -> Totals:
+    return Totals(
+        detected,
+        detected,
+        0,
+        0,
+        coverage_percent=12.345678,
+        mean_confidence=0.54321,
+        of=detected if of is None else of,
+    )
 
 
 def numbers(*written: Artifact, succeeded: bool = True) -> dict[str, float]:
@@ -206,6 +214,11 @@ class TestNumbers:
 
     def test_those_of_replaced_detections_are_not(self) -> None:
         assert numbers(detections(1, 2, 3), totals(2)) == {"total_count": 3, "COUNT": 3}
+
+    def test_detections_that_the_counting_left_out_do_not_count(self) -> None:
+        found = numbers(detections(1, 2, 3), totals(2, of=3))
+
+        assert (found["total_count"], found["COUNT"]) == (2, 2)
 
     @pytest.mark.parametrize("length", [91, 92, 93, 255])
     def test_a_name_fits_its_column(self, length: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, assert_never
 
 from consumer.pipeline.nodes import Chain, Chord, Group, Map, Node, StepCall
-from consumer.pipeline.run import Run, StepFailed
+from consumer.pipeline.run import Run, StepFailed, StepStatus
 from contracts.failure import FailureClass
 from pipeline_steps.artifact import Artifact, Artifacts, Mergeable
 from pipeline_steps.artifacts import Crops, Detections, Image, Segments
@@ -129,21 +129,20 @@ class _Execution:
     async def _step(self, call: StepCall, seen: Artifacts, items: tuple[int, ...]) -> Artifacts:
         path = _run_path(call.path, items)
         if not call.needs <= seen.kinds():
-            self.run.report(path, call.step.name, "not_run", 0)
+            self.run.report(path, call.step.name, "not_run", 0, id=call.id)
             return Artifacts()
         started = time.perf_counter()
         try:
             written = await self._tries(call, seen, path, items)
         except StepFailed as failure:
             skipped = call.on_error == "skip" and self._may_skip(failure)
-            self.run.report(
-                path, call.step.name, "skipped" if skipped else "failed", time.perf_counter() - started
-            )
+            status: StepStatus = "skipped" if skipped else "failed"
+            self.run.report(path, call.step.name, status, time.perf_counter() - started, id=call.id)
             if not skipped:
                 raise
             self.run.skip(path, items, failure)
             return Artifacts()
-        self.run.report(path, call.step.name, "succeeded", time.perf_counter() - started)
+        self.run.report(path, call.step.name, "succeeded", time.perf_counter() - started, id=call.id)
         return written
 
     def _may_skip(self, failure: StepFailed) -> bool:

@@ -26,6 +26,8 @@ class StepCall:
     timeout_s: float | None
     retries: int
     on_error: OnError
+    id: str | None = None
+    """The author's own name for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,15 @@ class _Parser:
             labels = params.segment_labels(scope)
             writes[Segments] = replace(writes[Segments], labels=labels)
         call = StepCall(
-            step, params, path, number, needs, definition.timeout_s, definition.retries, definition.on_error
+            step,
+            params,
+            path,
+            number,
+            needs,
+            definition.timeout_s,
+            definition.retries,
+            definition.on_error,
+            definition.id,
         )
         return call, writes
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from contracts.failure import FailureClass
 from contracts.result import Skipped, StepReport
 from pipeline_steps.context import Deadline, JobInfo, StepContext, TenantStore
-from pipeline_steps.errors import DeadlineExceeded, StepError, StoreUnavailable
+from pipeline_steps.errors import DeadlineExceeded, StepError
 from pipeline_steps.models import Models
 
 StepStatus = Literal["succeeded", "skipped", "not_run", "failed"]
@@ -41,7 +41,7 @@ class StepFailed(Exception):
     @property
     def may_be_skipped(self) -> bool:
         """Whether `on_error: skip` covers it: the photo's trouble, not an outage that is everybody's."""
-        if isinstance(self.root, StoreUnavailable):
+        if getattr(self.root, "is_outage", False):
             return False
         return self.failure_class not in (FailureClass.CONFIGURATION, FailureClass.SUPERSEDED)
 
@@ -98,9 +98,17 @@ class Run:
         if self.deadline.remaining <= 0:
             raise DeadlineExceeded("the time for the whole pipeline is over (PIPELINE_TIMEOUT)")
 
-    def report(self, path: str, name: str, status: StepStatus, seconds: float) -> None:
+    def report(
+        self,
+        path: str,
+        name: str,
+        status: StepStatus,
+        seconds: float,
+        *,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
         """Write down how a step went."""
-        self.steps.append(StepReport(path=path, name=name, ms=round(seconds * 1000, 3), status=status))
+        self.steps.append(StepReport(path=path, id=id, name=name, ms=round(seconds * 1000, 3), status=status))
 
     def skip(self, path: str, items: tuple[int, ...], error: StepFailed) -> None:
         """Write down a failure that was allowed."""

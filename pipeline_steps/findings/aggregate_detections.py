@@ -17,4 +17,4 @@ def aggregate(
     (after an estimate, say) replaces them. The branches' detections themselves are joined by the chord, not
     here.
     """
-    return tally(image, detections, segments, estimates)
+    return tally(image, detections, segments, estimates, of=len(detections))

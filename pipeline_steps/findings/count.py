@@ -16,7 +16,7 @@ class CountParams(StepParams):
         default=0.0,
         ge=0,
         le=1,
-        description="Detections with a lower score, 0 to 1, are not counted (they stay in the result).",
+        description="Detections with a lower score, 0 to 1, are not counted; they stay in the list.",
     )
 
 
@@ -33,4 +33,4 @@ def count(
     Detections are optional: a pipeline that only estimates has a count too.
     """
     seen = detections if detections is not None else Detections.none()
-    return tally(image, seen.take(seen.score >= params.confidence), segments, estimates)
+    return tally(image, seen.take(seen.score >= params.confidence), segments, estimates, of=len(seen))

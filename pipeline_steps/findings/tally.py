@@ -10,14 +10,19 @@ from pipeline_steps.geometry import area
 
 
 def tally(
-    image: Image, detections: Detections, segments: Segments | None, estimates: PlantEstimates | None
+    image: Image,
+    detections: Detections,
+    segments: Segments | None,
+    estimates: PlantEstimates | None,
+    *,
+    of: int,
 ) -> tuple[Totals, SegmentCounts]:
     """Add up what was found.
 
     `total_count` is plants seen plus plants estimated. Coverage is the area of all boxes as a share of the
     picture, in percent, at most 100 (overlapping boxes count twice). `mean_confidence` is 0 when nothing was
     found. Every known segment has a row, also with a count of 0; a row with segment 0 follows if some
-    detections lie in none.
+    detections lie in none. `of` is how many detections there are, those not counted included.
     """
     detected, estimated = len(detections), int(estimates.count.sum()) if estimates is not None else 0
     counts = _per_segment(detections.segment, segments)
@@ -29,6 +34,7 @@ def tally(
         segments_with_detections=int(((counts.segment != NOTHING) & (counts.count > 0)).sum()),
         coverage_percent=min(100.0, float(share) * 100),
         mean_confidence=float(detections.score.mean(dtype=np.float64)) if detected else 0.0,
+        of=of,
     )
     return totals, counts
 

@@ -26,7 +26,8 @@ def help_of(*command: str, columns: int = 200) -> str:
 
 def examples_in(shown: str) -> list[list[str]]:
     """The words of the commands under `Examples`, without the explanation beside them."""
-    found = re.findall(r"mlworker .*?(?=\s{3,}|\s*$)", shown.partition(" Examples ")[2], re.MULTILINE)
+    whole = re.sub(r"\\\s*\n\s*", "", shown.partition(" Examples ")[2])
+    found = re.findall(r"mlworker .*?(?=\s{3,}|\s*$)", whole, re.MULTILINE)
     return [shlex.split(line)[1:] for line in found]
 
 

@@ -115,7 +115,7 @@ RESULT = ProcessingResult(
         Skipped(path="steps.1.group.steps.0", error="step_failed: no"),
     ),
     steps=(
-        StepReport(path="steps.0", name="segmentation", ms=812.125, status="succeeded"),
+        StepReport(path="steps.0", id="beds", name="segmentation", ms=812.125, status="succeeded"),
         StepReport(path="steps.1.group.steps.0", name="detection", ms=3, status="skipped"),
         StepReport(path="steps.3.steps.1", name="species_distributor", ms=0, status="not_run"),
     ),
