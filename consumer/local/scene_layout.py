@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from consumer.local.scene_grounds import SOILS, ground, pick, surface
-from consumer.local.scene_leaves import Colour, shade
+from consumer.local.scene_leaves import Colour, Species, shade
 from consumer.local.scene_objects import (
     CONTAINER_LABELS,
     POTS,
@@ -18,7 +18,7 @@ from consumer.local.scene_objects import (
     drop_shadow,
     plant_label,
 )
-from consumer.local.scene_plants import Species, draw_plant, species
+from consumer.local.scene_plants import draw_plant, species
 
 MIXTURES = (0.65, 0.2, 0.15)  # how often one, two or four species share a container
 

@@ -91,7 +91,7 @@ def plant_label(rng: np.random.Generator, picture: Image.Image, x: float, y: flo
         (*pick(rng, LABELS, 8), 255),
     )
     draw = ImageDraw.Draw(slip)
-    for line in np.arange(4, slip.height - 2, 5):
+    for line in range(4, slip.height - 2, 5):
         draw.line([(2, line), (slip.width * rng.uniform(0.4, 0.95), line)], fill=(60, 60, 80, 255), width=1)
     slip = slip.rotate(rng.uniform(-60, 60), Image.Resampling.BILINEAR, expand=True)
     slip = slip.resize((max(1, slip.width // 2), max(1, slip.height // 2)), Image.Resampling.BOX)
@@ -149,8 +149,10 @@ def clutter(rng: np.random.Generator, picture: Image.Image, unit: float) -> None
             )
     else:
         turns = np.sort(rng.uniform(0, 2 * np.pi, 9))
-        far = size * rng.uniform(0.6, 1.1, 9) * (1.6 if kind == "cloth" else 1.0)
-        edge = list(zip((x + far * np.cos(turns)).tolist(), (y + far * np.sin(turns)).tolist(), strict=True))
+        reach = size * rng.uniform(0.6, 1.1, 9) * (1.6 if kind == "cloth" else 1.0)
+        edge = list(
+            zip((x + reach * np.cos(turns)).tolist(), (y + reach * np.sin(turns)).tolist(), strict=True)
+        )
         draw.polygon(edge, fill=colour if kind == "cloth" else pick(rng, GROUNDS), outline=shade(colour, 0.6))
         for a, b in zip(edge[:4], edge[4:8], strict=True) if kind == "cloth" else ():
             draw.line([a, b], fill=shade(colour, 0.8), width=max(1, int(unit * 0.4)))
