@@ -32,6 +32,9 @@ INPUT_SIZE = {"plants": 640, "containers": 256}
 TILES = {"plants": 320, "containers": 256}  # side, pixels
 
 
+Answers = tuple[list[detector.Found], list[Truth]]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much of everything a run does."""
@@ -79,24 +82,26 @@ def publish_detector(name: str, trained: nn.Module, plan: Plan) -> dict[str, Any
         "input_size": size,
         "max_batch": 8,
     }
-    weights = export(trained, plan.out, entry)
-    network = exported(fcos_small(len(classes)), weights)
-    tuning = on_photos(network, size, which, UNSEEN_SEEDS + 500_000, plan.unseen)
-    entry["threshold"] = min(0.6, max(0.4, detector.measure(*tuning)["threshold"]))
+    network = exported(fcos_small(len(classes)), export(trained, plan.out, entry))
+    photos = on_photos(network, size, which, UNSEEN_SEEDS + 500_000, plan.unseen)
+    nothing = on_nothing(network, size, which, plan.unseen // 2)
+    tuned = detector.measure(photos[0] + nothing[0], photos[1] + nothing[1])["threshold"]
+    entry["threshold"] = min(0.6, max(0.4, tuned))
     export(trained, plan.out, entry)
     report: dict[str, Any] = {"threshold": entry["threshold"], "input_size": size}
     for longer in (size, size * 5 // 4):
         answers = on_photos(network, longer, which, UNSEEN_SEEDS, plan.unseen)
         report[f"demo_photos_{longer}"] = detector.measure(*answers, entry["threshold"])
+    report["nothing_there"] = detector.measure(
+        *on_nothing(network, size, which, plan.unseen), entry["threshold"]
+    )
     report["wild_tiles_320"] = detector.measure(
         *on_tiles(network, which, 3 * plan.unseen), entry["threshold"]
     )
     return report
 
 
-def on_photos(
-    network: nn.Module, longer: int, which: int, seed: int, count: int
-) -> tuple[list[detector.Found], list[Truth]]:
+def on_photos(network: nn.Module, longer: int, which: int, seed: int, count: int) -> Answers:
     """Answers and truth for unseen demo photos, shown as the worker shows them: longer side resized."""
     answers, wanted = [], []
     for index in range(count):
@@ -106,7 +111,18 @@ def on_photos(
     return answers, wanted
 
 
-def on_tiles(network: nn.Module, which: int, count: int) -> tuple[list[detector.Found], list[Truth]]:
+def on_nothing(network: nn.Module, longer: int, which: int, count: int) -> Answers:
+    """Answers and truth for unseen scenes in which there is nothing to find."""
+    layouts = ("empty", "nothing") if which == 0 else ("loose", "nothing")
+    height = longer * 3 // 4
+    views = [
+        scene(UNSEEN_SEEDS + 700_000 + index, height, longer, layout=layouts[index % 2])
+        for index in range(count)
+    ]
+    return [detector.detect(network, view.pixels) for view in views], [truths(view)[which] for view in views]
+
+
+def on_tiles(network: nn.Module, which: int, count: int) -> Answers:
     """Answers and truth for unseen wild tiles at their own scale."""
     views = [scene(UNSEEN_SEEDS + index) for index in range(count)]
     return [detector.detect(network, view.pixels) for view in views], [truths(view)[which] for view in views]

@@ -23,7 +23,7 @@ from consumer.local.tasks import ended
 from consumer.ops.logging import configure_logging
 from pipeline_steps.errors import ModelUnavailable
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 async def run_local(
@@ -44,16 +44,24 @@ async def run_local(
         emulators: servers to use instead of the embedded ones.
 
     Returns:
-        0 when it was told to end; 1 if a model does not load; 2 if a port is taken, or the inbox no folder.
+        0 when it was told to end, 130 when by Ctrl-C; 1 if a model does not load; 2 if a port is taken, or
+        the inbox is no folder.
     """
     configure_logging("INFO", "console")
     errors, screen = Console(stderr=True), Console()
     told_to_end = asyncio.Event()
+    code = DONE
+
+    def end(number: signal.Signals) -> None:
+        nonlocal code
+        code = INTERRUPTED if number is signal.SIGINT else DONE
+        told_to_end.set()
+
     try:
         async with local_stack(port, inbox, backend_port, model_path, emulators) as stack:
             screen.print(examples(stack, inbox), markup=False, highlight=False, soft_wrap=True)
             for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
+                asyncio.get_running_loop().add_signal_handler(number, end, number)
             await stack.run_until(told_to_end)
             for number in (signal.SIGINT, signal.SIGTERM):  # from here on a second Ctrl-C ends it at once
                 asyncio.get_running_loop().remove_signal_handler(number)
@@ -65,7 +73,7 @@ async def run_local(
     except OSError as error:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
-    return DONE
+    return code
 
 
 @asynccontextmanager

@@ -79,9 +79,19 @@ def fill_container(
     pitch: float,
     *,
     empty: bool = False,
-    spread: float | None = None,
+    tame: bool = False,
 ) -> None:
-    """Draw one container with what stands in it, and remember it."""
+    """Draw one container with what stands in it, and remember it.
+
+    Args:
+        rng: Source of randomness.
+        canvas: What is drawn on.
+        area: Outer edge of the container.
+        label: One of `CONTAINER_LABELS`.
+        pitch: Distance between plants in pixels.
+        empty: Without any plant.
+        tame: As a nursery would show it: plants well grown, of a size, on dark soil, few missing.
+    """
     tall, wide = canvas.plants.shape
     picture = canvas.picture
     rim = pitch * rng.uniform(0.08, 0.3)
@@ -105,19 +115,16 @@ def fill_container(
         and -pitch < inner.top + step_y * (row + 0.5) < tall + pitch
     ]
     half = min(step_x, step_y) * rng.uniform(0.38, 0.49)
-    _holes(rng, canvas, inner, places, half, style, (step_x, step_y), shade(colour, rng.uniform(0.6, 1.1)))
-    missing = (
-        1.0
-        if empty
-        else rng.uniform(0, 0.2)
-        if spread
-        else rng.choice((0.0, rng.uniform(0, 0.5), rng.uniform(0.5, 1.0)), p=(0.3, 0.55, 0.15))
-    )
-    reach = min(spread or 1.0, float(rng.uniform(0.16, 0.6))) * min(step_x, step_y)
-    if spread:
-        reach = max(reach, 0.28 * min(step_x, step_y))
-    kept = [place for place in places if rng.random() >= missing]
-    _grow(rng, canvas, kept, reach, _mix(rng, 0.5 if spread else 0.0))
+    wall = shade(colour, rng.uniform(0.6, 1.1))
+    _holes(rng, canvas, inner, places, half, style, (step_x, step_y), wall, SOILS[:5] if tame else SOILS)
+    step = min(step_x, step_y)
+    if tame:
+        missing, reach = rng.uniform(0, 0.2), step * rng.uniform(0.28, 0.42)
+    else:
+        missing = rng.choice((0.0, rng.uniform(0, 0.5), rng.uniform(0.5, 1.0)), p=(0.3, 0.55, 0.15))
+        reach = step * rng.uniform(0.16, 0.6)
+    kept = [place for place in places if not empty and rng.random() >= missing]
+    _grow(rng, canvas, kept, reach, _mix(rng, tame=tame), tame=tame)
     for x, y in places:
         if rng.random() < 0.02:
             plant_label(rng, picture, x + half * 0.6, y - half * 0.6, half)
@@ -132,6 +139,7 @@ def _holes(
     style: str,
     step: tuple[float, float],
     colour: Colour,
+    soils: tuple[Colour, ...] = SOILS,
 ) -> None:
     """Fill a container with soil: all over, in cells, or in pots."""
     tall, wide = canvas.plants.shape
@@ -164,7 +172,7 @@ def _holes(
         speckle = rng.choice((0.0, rng.uniform(0.01, 0.08), rng.uniform(0.08, 0.25)))
         crumb = canvas.unit * rng.uniform(0.4, 1.5)
         shape = (filled[3] - filled[1], filled[2] - filled[0])
-        earth = surface(rng, *shape, pick(rng, SOILS), rng.uniform(0.2, 1.4), crumb, speckle)
+        earth = surface(rng, *shape, pick(rng, soils), rng.uniform(0.2, 1.4), crumb, speckle)
         canvas.picture.paste(earth, filled[:2], mask.crop(filled))
 
 
@@ -202,11 +210,9 @@ def plant_loose(rng: np.random.Generator, canvas: Canvas, pitch: float) -> None:
     _grow(rng, canvas, kept, pitch * rng.uniform(0.2, 0.6), _mix(rng))
 
 
-def _mix(rng: np.random.Generator, least_value: float = 0.0) -> list[Species]:
+def _mix(rng: np.random.Generator, *, tame: bool = False) -> list[Species]:
     """What grows here: mostly one species, sometimes a few."""
-    return [
-        species(rng, least_value=least_value) for _ in range(int(rng.choice((1, 2, 4), p=(0.65, 0.2, 0.15))))
-    ]
+    return [species(rng, tame=tame) for _ in range(int(rng.choice((1, 2, 4), p=(0.65, 0.2, 0.15))))]
 
 
 def _grow(
@@ -215,6 +221,8 @@ def _grow(
     places: list[tuple[float, float]],
     reach: float,
     mix: list[Species],
+    *,
+    tame: bool = False,
 ) -> None:
     """Set plants of about `reach` pixels radius; later ones may cover earlier ones."""
     if not places:
@@ -226,11 +234,11 @@ def _grow(
         for kind in mix
         for _ in range(max(2, min(8, len(places)) // len(mix)))
     ]
-    uneven = rng.uniform(0.03, 0.35)
+    uneven, smallest = (rng.uniform(0.03, 0.15), 0.7) if tame else (rng.uniform(0.03, 0.35), 0.35)
     shadow, dark = rng.uniform(-0.25, 0.25, 2), rng.uniform(0.1, 0.6)
     for x, y in places:
         kind, sprite = bank[int(rng.integers(len(bank)))]
-        size = max(6, int(2 * reach * np.clip(rng.normal(1, uneven), 0.35, 1.25)))
+        size = max(6, int(2 * reach * np.clip(rng.normal(1, uneven), smallest, 1.25)))
         sprite = sprite.rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR).resize(
             (size, size), Image.Resampling.BOX
         )

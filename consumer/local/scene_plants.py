@@ -20,13 +20,13 @@ GOLDEN_ANGLE = 2.39996  # the turn between one leaf and the next in most real ro
 ROSETTE_LEAVES = (("paddle", 0.35), ("spoon", 0.65), ("oval", 0.85), ("lobed", 1.0))
 
 
-def species(rng: np.random.Generator, kind: str | None = None, least_value: float = 0.0) -> Species:
+def species(rng: np.random.Generator, kind: str | None = None, *, tame: bool = False) -> Species:
     """Draw a species: mostly green, sometimes bluish, yellowish, or reddish as some succulents are.
 
     Args:
         rng: Source of randomness.
         kind: One of `PLANT_KINDS`; drawn by lot if not given.
-        least_value: How bright it is at least; the dark ones can hardly be told from dark soil.
+        tame: Neither dark nor dull, so that it can be told from any soil.
     """
     kind = kind or str(rng.choice(PLANT_KINDS, p=(0.2, 0.1, 0.1, 0.05, 0.08, 0.17, 0.12, 0.1, 0.08)))
     hue, saturation, value = rng.uniform(0.2, 0.37), rng.uniform(0.3, 0.85), rng.uniform(0.35, 0.95)
@@ -38,8 +38,8 @@ def species(rng: np.random.Generator, kind: str | None = None, least_value: floa
     return Species(
         kind=kind,
         hue=float(hue),
-        saturation=float(saturation),
-        value=float(max(value, least_value)),
+        saturation=float(max(saturation, 0.3 if tame else 0.0)),
+        value=float(max(value, 0.5 if tame else 0.0)),
         fullness=float(rng.random()),
         width=float(rng.random()),
         tip=float(rng.choice((rng.uniform(0.55, 0.9), rng.uniform(1.1, 1.4)))),

@@ -104,7 +104,7 @@ def demo_photo(seed: int, height: int = 960, width: int = 1280) -> Scene:
         left = wide * margin + room[0] * (index % columns) + (room[0] - size[0]) * rng.uniform(0.3, 0.7)
         top = tall * margin + room[1] * (index // columns) + (room[1] - size[1]) * rng.uniform(0.3, 0.7)
         fill_container(
-            rng, canvas, Rectangle(left, top, left + size[0], top + size[1]), label, pitch, spread=0.42
+            rng, canvas, Rectangle(left, top, left + size[0], top + size[1]), label, pitch, tame=True
         )
     return _photo(rng, canvas, camera)
 

@@ -107,20 +107,21 @@ class ConvolutionalPatches(nn.Module):
     def __init__(self, width: int, channels: int = 64) -> None:
         super().__init__()
         self.pyramid = _pyramid(channels)
-        self.widen = nn.Conv2d(channels, width, kernel_size=1)
+        # The finest level, stride 8, holds what the others know too; four of its places make a patch.
+        self.gather = nn.Conv2d(channels, width, kernel_size=2, stride=2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed (n, 3, h, w) as (n, h / 8, w / 8, width), the layout that segment-anything's blocks take."""
-        embedded: Tensor = self.widen(self.pyramid(images)["0"])
+        """Embed (n, 3, h, w) as (n, h / 16, w / 16, width), as segment-anything's blocks take it."""
+        embedded: Tensor = self.gather(self.pyramid(images)["0"])
         return embedded.permute(0, 2, 3, 1)
 
 
 def sam_small(num_classes: int = 0, img_size: int = 256, width: int = 128) -> nn.Module:
-    """A small SAM of three million parameters: segment-anything's own classes, embedding 32 x 32 at stride 8.
+    """A small SAM of three million parameters: segment-anything's own classes, embedding 16 x 16.
 
     Input and output are those of `segment_anything.modeling.Sam`: RGB in 0..255 of `img_size` on the longer
-    side (SAM normalises and pads), prompts in that frame; masks at a quarter of the embedding's stride with
-    their estimated IoU.
+    side (SAM normalises and pads), prompts in that frame; masks at a quarter of that side, with their
+    estimated IoU.
 
     Args:
         num_classes: Ignored; SAM knows no classes.
@@ -128,10 +129,10 @@ def sam_small(num_classes: int = 0, img_size: int = 256, width: int = 128) -> nn
         width: Width of the embedding.
     """
     del num_classes
-    tokens = img_size // 8
+    tokens = img_size // 16
     encoder = ImageEncoderViT(
         img_size=img_size,
-        patch_size=8,
+        patch_size=16,
         depth=4,
         embed_dim=width,
         num_heads=4,
@@ -140,8 +141,7 @@ def sam_small(num_classes: int = 0, img_size: int = 256, width: int = 128) -> nn
         qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
-        window_size=16,  # the pyramid and the mask decoder look further
-        global_attn_indexes=(),
+        global_attn_indexes=(0, 1, 2, 3),
     )
     encoder.patch_embed = ConvolutionalPatches(width)
     network = Sam(
@@ -160,6 +160,8 @@ def sam_small(num_classes: int = 0, img_size: int = 256, width: int = 128) -> nn
             iou_head_hidden_dim=128,
         ),
     )
+    # Twice the usual frequencies, so that places a plant's width apart differ for the attention at once.
+    network.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix *= 2
     return network.eval()  # type: ignore[no-any-return]
 
 

@@ -23,7 +23,7 @@ Over: TypeAlias = Literal["detections", "segments", "image"]
 class ClassificationParams(StepParams):
     """Which model, and what it is shown."""
 
-    model: str = Field(default="classifier", description="The classifier, as `models.yaml` names it.")
+    model: str = Field(default="species", description="The classifier, as `models.yaml` names it.")
     over: Over | None = Field(
         default=None,
         description="What is classified. Unset: the detections if there are any to read, else the segments, "

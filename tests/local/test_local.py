@@ -144,10 +144,10 @@ def test_the_page_is_there(running: Running) -> None:
     assert str(running.inbox) in page.text
 
 
-def test_ctrl_c_ends_it_and_leaves_nothing_behind(running: Running) -> None:
+def test_ctrl_c_ends_it_as_interrupted_and_leaves_nothing_behind(running: Running) -> None:
     running.process.send_signal(signal.SIGINT)
 
-    assert running.process.wait(30) == 0
+    assert running.process.wait(30) == 130
     assert list(running.temporary.glob("mlworker-local-*")) == []
 
 

@@ -41,7 +41,7 @@ CATALOGUE: ModelCatalogue = MappingProxyType(
             spec("plants", ModelKind.DETECTION, ("plant", "weed")),
             spec("containers", ModelKind.DETECTION, CONTAINERS),
             spec("sam", ModelKind.SAM, threshold=0.8),
-            spec("classifier", ModelKind.CLASSIFICATION, ("red", "green", "blue"), threshold=0.4),
+            spec("species", ModelKind.CLASSIFICATION, ("red", "green", "blue"), threshold=0.4),
             spec("trays", ModelKind.INSTANCE, CONTAINERS),
             spec("fields", ModelKind.SEMANTIC, CONTAINERS),
         )

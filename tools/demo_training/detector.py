@@ -137,7 +137,9 @@ def measure(answers: list[Found], truths: list[Truth], threshold: float | None =
     ap50 = float(np.sum(np.diff(recall, prepend=0.0) * envelope)) if len(order) else 0.0
     if threshold is None:
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
-        threshold = round(float(scores[order][int(f1.argmax())]), 2) if len(order) else 0.5
+        # The middle of where it is best: the edges of that range belong to single boxes of this very set.
+        best = scores[order][f1 >= f1.max() - 0.005] if len(order) else np.array([0.5])
+        threshold = round(float((best[0] + best[-1]) / 2), 2)
     kept = scores >= threshold
     counts = [
         (int((a.scores >= threshold).sum()), len(t.boxes)) for a, t in zip(answers, truths, strict=True)

@@ -18,7 +18,7 @@ from consumer.models.architectures import sam_small
 
 SIDE = 256
 PROMPTS = 8
-BATCH = 4  # pictures: with eight prompts each, more steps teach more than larger ones
+BATCH = 6  # pictures: with eight prompts each, more steps teach more than larger ones
 LEAST_AREAS = (
     64,
     400,
@@ -144,7 +144,7 @@ def prompts(
 
 
 def predict(network: nn.Module, embedding: Tensor, asked: Prompts, how: str) -> tuple[Tensor, Tensor]:
-    """All four masks for each prompt: (n, 4, SIDE / 2, SIDE / 2) logits and (n, 4) estimated IoU.
+    """All four masks for each prompt: (n, 4, SIDE / 4, SIDE / 4) logits and (n, 4) estimated IoU.
 
     Args:
         network: A SAM.

@@ -40,7 +40,7 @@ def test_detections_are_classified_each_on_its_crop_in_one_call() -> None:
 
     found = run(detections_of([LEFT, RIGHT, LEFT]), models=models)
 
-    assert models.calls == [("classifier", 3)]
+    assert models.calls == [("species", 3)]
     assert found.detection.tolist() == [1, 2, 3]
     assert found.segment.tolist() == [0, 0, 0]
     assert found.label.tolist() == ["red", "green", "red"]

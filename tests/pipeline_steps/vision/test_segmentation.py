@@ -142,7 +142,7 @@ def test_automatic_is_named_by_a_classifier() -> None:
     picture.pixels[10:40, 10:40] = (200, 20, 20)
     picture.pixels[10:60, 60:90] = (80, 85, 80)
 
-    found = run(picture, mode="automatic", classifier="classifier")
+    found = run(picture, mode="automatic", classifier="species")
 
     # The gray one is no class by more than a third, less than the classifier's threshold.
     assert found.label.tolist() == ["red"]
@@ -189,7 +189,7 @@ def test_a_class_map_of_nothing_gives_no_segments() -> None:
         ({}, {"segmento", "cajon", "claro-cajon"}),
         ({"classes": ["cajon"]}, {"cajon"}),
         ({"mode": "automatic"}, {"object"}),
-        ({"mode": "automatic", "classifier": "classifier"}, {"red", "green", "blue"}),
+        ({"mode": "automatic", "classifier": "species"}, {"red", "green", "blue"}),
         ({"mode": "semantic", "model": "fields"}, {"segmento", "cajon", "claro-cajon"}),
         ({"detector": "unknown"}, None),
     ],
