@@ -154,7 +154,7 @@ def sam_small(num_classes: int = 0, img_size: int = 256, width: int = 128) -> nn
         ),
         mask_decoder=MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=512, num_heads=8),
+            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=512, num_heads=4),
             transformer_dim=width,
             iou_head_depth=3,
             iou_head_hidden_dim=128,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import httpx
+
 from tests.end_to_end.site import BUCKET, WORK
 
 LOOK = {"type": "step", "name": "look"}
@@ -113,6 +115,34 @@ def test_other_events_of_a_bucket_are_acked(play):
             await site.until_settled(1)
         assert site.reasons() == ["ignored_other_event"]
         assert site.broker.backlog(WORK) == 0
+
+    play(story)
+
+
+def test_a_messages_own_callback_url_is_called(play):
+    async def story(site):
+        await site.photo()
+        url = f"{site.backend_url}/elsewhere/results"
+        async with site.worker():
+            site.publish(site.request(LOOK, callback_url=url))
+            await site.until_settled(1)
+        assert [path for path, *_ in site.backend.calls] == ["/elsewhere/results"]
+
+    play(story)
+
+
+def test_probes_answer_while_a_step_holds_its_thread(play):
+    async def story(site):
+        await site.photo()
+        hold = {"type": "step", "name": "hold_the_thread", "kwargs": {"seconds": 1.0}}
+        async with site.worker() as running, httpx.AsyncClient() as client:
+            site.publish(site.request(hold))
+            await site.until(lambda: running.worker.busy == 1, "it to start")
+            answers = 0
+            while not site.settled:
+                answers += (await client.get(f"http://127.0.0.1:{running.port}/livez")).is_success
+        assert answers > 5
+        assert site.reasons() == ["succeeded"]
 
     play(story)
 

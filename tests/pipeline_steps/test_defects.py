@@ -1,4 +1,4 @@
-"""The originals' defects that concern steps, each by its number in `seed_behaviour.md` 2.1, each once."""
+"""The originals' defects that concern steps, each by its number in `docs/defects.md`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def found_in_tray() -> Detections:
 
 
 def test_1_one_upload_never_inherits_the_others_folder(store: MemoryStore) -> None:
-    """2.1 item 1: kwargs leaked into the next step, so the annotated picture overwrote the original."""
+    """Defect 1: kwargs leaked into the next step, so the annotated picture overwrote the original."""
     first = UploadImageParams(source="original", dest_prefix="originals", thumbnail_sizes=())
     second = UploadImageParams(source="processed", thumbnail_sizes=())
     overlay = visualize(TRAY, found_in_tray(), None, IN_TRAY, None, VisualizeParams())
@@ -64,7 +64,7 @@ def test_1_one_upload_never_inherits_the_others_folder(store: MemoryStore) -> No
 
 
 def test_1_params_cannot_be_changed_by_anyone() -> None:
-    """2.1 item 1: a step's parameters were one dictionary, written to by every step."""
+    """Defect 1: a step's parameters were one dictionary, written to by every step."""
     for step in load_steps(plugins=False):
         params = step.params()
         for name in step.params.model_fields:
@@ -73,7 +73,7 @@ def test_1_params_cannot_be_changed_by_anyone() -> None:
 
 
 def test_3_every_detection_has_a_box() -> None:
-    """2.1 item 3: detectors gave no `bbox`, so every real detection's box was null in the callback."""
+    """Defect 3: detectors gave no `bbox`, so every real detection's box was null in the callback."""
     found = found_in_tray()
 
     assert len(found) == 3
@@ -83,7 +83,7 @@ def test_3_every_detection_has_a_box() -> None:
 
 
 def test_4_totals_sizes_and_species_are_there_to_be_reported() -> None:
-    """2.1 item 4: the callback's estimations were always empty, since no step produced them."""
+    """Defect 4: the callback's estimations were always empty, since no step produced them."""
     found = found_in_tray()
 
     totals, _ = count(TRAY, found, IN_TRAY, None, CountParams())
@@ -94,7 +94,7 @@ def test_4_totals_sizes_and_species_are_there_to_be_reported() -> None:
 
 
 def test_5_sizes_come_from_the_detectors_own_boxes() -> None:
-    """2.1 item 5: sizes read a field detectors never wrote, so all plants were M."""
+    """Defect 5: sizes read a field detectors never wrote, so all plants were M."""
     plants = [("plant", (20 * i, 10, 20 * i + 10, 20), 0.9) for i in range(12)]
     picture = painted(400, 100, *plants, ("plant", (300, 10, 380, 90), 0.6))
 
@@ -105,7 +105,7 @@ def test_5_sizes_come_from_the_detectors_own_boxes() -> None:
 
 
 def test_6_the_largest_segment_is_the_largest_in_whatever_order_they_come() -> None:
-    """2.1 item 6: the filter compared a field that segmentation never wrote, and kept the first one."""
+    """Defect 6: the filter compared a field that segmentation never wrote, and kept the first one."""
     segments = segments_of(("cajon", (0, 0, 10, 10)), ("cajon", (0, 0, 90, 90)), ("cajon", (0, 0, 50, 50)))
     params = SegmentFilterParams(segment_filter_type="largest_by_class", segment_filter_classes=("cajon",))
 
@@ -115,19 +115,19 @@ def test_6_the_largest_segment_is_the_largest_in_whatever_order_they_come() -> N
 
 
 def test_6_one_class_without_a_list_is_a_class_not_letters() -> None:
-    """2.1 item 6: `segment_filter_classes: "cajon"` became the classes c, a, j, o, n."""
+    """Defect 6: `segment_filter_classes: "cajon"` became the classes c, a, j, o, n."""
     params = SegmentFilterParams.model_validate({"segment_filter_classes": "cajon"})
 
     assert params.segment_filter_classes == ("cajon",)
 
 
 def test_7_boxes_found_in_a_crop_are_full_image_pixels() -> None:
-    """2.1 item 7: stored boxes were relative to the crop."""
+    """Defect 7: stored boxes were relative to the crop."""
     assert found_in_tray().xyxy[0].tolist() == [110, 60, 130, 80]
 
 
 def test_7_the_offset_is_the_corner_that_was_cut_not_the_one_that_was_meant() -> None:
-    """2.1 item 7: the crop began at rounded pixels, but boxes were moved by the unrounded ones."""
+    """Defect 7: the crop began at rounded pixels, but boxes were moved by the unrounded ones."""
     for edge in (99.5, 99.6, 100.0, 100.4, 100.5):
         segments = segments_of(("cajon", (edge, edge / 2, 300, 250)))
         params = DetectionParams(segment_type="cajon")
@@ -138,7 +138,7 @@ def test_7_the_offset_is_the_corner_that_was_cut_not_the_one_that_was_meant() ->
 
 
 def test_8_a_segment_that_fails_in_tiles_fails_the_step() -> None:
-    """2.1 item 8: a RuntimeError per segment was swallowed: no detections, and success."""
+    """Defect 8: a RuntimeError per segment was swallowed: no detections, and success."""
     models = SeeingModels()
     models.failing = DeviceOverloaded("no memory")
 
@@ -149,7 +149,7 @@ def test_8_a_segment_that_fails_in_tiles_fails_the_step() -> None:
 
 
 def test_8_steps_import_nothing_that_is_not_declared() -> None:
-    """2.1 item 8: `sahi` and `onnxruntime` were imported, and stood in no dependency file."""
+    """Defect 8: `sahi` and `onnxruntime` were imported, and stood in no dependency file."""
     load_steps(plugins=False)
 
     assert not {"sahi", "onnxruntime", "ultralytics", "cv2"} & set(sys.modules)
@@ -158,7 +158,7 @@ def test_8_steps_import_nothing_that_is_not_declared() -> None:
 def test_10_steps_leave_no_files_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: MemoryStore
 ) -> None:
-    """2.1 item 10: crops and drawings went to a shared /tmp, named by session, and were never deleted."""
+    """Defect 10: crops and drawings went to a shared /tmp, named by session, and were never deleted."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
@@ -172,7 +172,7 @@ def test_10_steps_leave_no_files_behind(
 
 
 def test_10_two_pictures_of_one_session_have_crops_of_their_own() -> None:
-    """2.1 item 10: two pictures of one session overwrote each other's crops."""
+    """Defect 10: two pictures of one session overwrote each other's crops."""
     other = painted(400, 300)
 
     _, crops = filter_segments(TRAY, IN_TRAY, SegmentFilterParams(), context())
@@ -184,14 +184,14 @@ def test_10_two_pictures_of_one_session_have_crops_of_their_own() -> None:
 
 @pytest.mark.parametrize("prefix", ["../u", "..", "originals/..", "/originals", "models", "results", "o\\u"])
 def test_14_no_folder_leads_out_of_the_tenants_own(prefix: str) -> None:
-    """2.1 item 14: `t/../u/secret.jpg` was accepted."""
+    """Defect 14: `t/../u/secret.jpg` was accepted."""
     with pytest.raises(ValidationError):
         UploadImageParams(dest_prefix=prefix)
 
 
 @pytest.mark.parametrize("name", ["../x", "..", "a/../b", "/x", "{image_id}/x", "a\\b"])
 def test_14_no_file_name_leads_out_of_its_folder(name: str) -> None:
-    """2.1 item 14, for the name of the file."""
+    """Defect 14, for the name of the file."""
     with pytest.raises(ValidationError):
         UploadImageParams(name=name)
 
@@ -203,7 +203,7 @@ def file_of(picture: Pillow.Image, kind: str = "PNG", **options: object) -> byte
 
 
 def test_15_a_photo_is_stored_upright(store: MemoryStore) -> None:
-    """2.1 item 15: EXIF orientation was lost, so boxes no longer fitted the stored picture."""
+    """Defect 15: EXIF orientation was lost, so boxes no longer fitted the stored picture."""
     exif = Pillow.Exif()
     exif[0x0112] = 6  # turned a quarter: 40 x 20 as stored is 20 x 40 as seen
     photo = file_of(Pillow.new("RGB", (40, 20), (0, 90, 0)), "JPEG", exif=exif)
@@ -218,7 +218,7 @@ def test_15_a_photo_is_stored_upright(store: MemoryStore) -> None:
 
 @pytest.mark.parametrize("mode", ["LA", "I;16", "P", "RGBA", "CMYK", "1"])
 def test_15_pictures_of_any_mode_are_stored(mode: str, store: MemoryStore) -> None:
-    """2.1 item 15: modes LA and I;16 crashed the upload."""
+    """Defect 15: modes LA and I;16 crashed the upload."""
     data = file_of(Pillow.new(mode, (40, 20)), "TIFF" if mode == "CMYK" else "PNG")
 
     pixels = read_image(data, max_pixels=10_000, name="photo").pixels
@@ -228,7 +228,7 @@ def test_15_pictures_of_any_mode_are_stored(mode: str, store: MemoryStore) -> No
 
 
 def test_15_a_very_flat_picture_has_thumbnails_of_one_row(store: MemoryStore) -> None:
-    """2.1 item 15: 3000 x 2 pixels gave a thumbnail of height 0, an error."""
+    """Defect 15: 3000 x 2 pixels gave a thumbnail of height 0, an error."""
     flat = Image(np.zeros((2, 3000, 3), np.uint8))
 
     uploads = asyncio.run(upload(flat, None, UploadImageParams(), context(store=store)))
@@ -237,7 +237,7 @@ def test_15_a_very_flat_picture_has_thumbnails_of_one_row(store: MemoryStore) ->
 
 
 def test_15_the_photo_itself_is_never_written_again(store: MemoryStore) -> None:
-    """2.1 item 15: storing the original over itself announced a new object: an endless loop."""
+    """Defect 15: storing the original over itself announced a new object: an endless loop."""
     ctx = context(store=store, source_url="gs://photos/acme/originals/photo.jpg")
 
     uploads = asyncio.run(upload(TRAY, None, UploadImageParams(dest_prefix="originals"), ctx))
@@ -247,7 +247,7 @@ def test_15_the_photo_itself_is_never_written_again(store: MemoryStore) -> None:
 
 
 def test_17_a_parameter_called_name_is_a_parameter_like_any_other() -> None:
-    """2.1 item 17: kwargs named `name` crashed the parser."""
+    """Defect 17: kwargs named `name` crashed the parser."""
     assert UploadImageParams.model_validate({"name": "{image_id}"}).name == "{image_id}"
     for step in load_steps(plugins=False):
         if "name" not in step.params.model_fields:
@@ -256,7 +256,7 @@ def test_17_a_parameter_called_name_is_a_parameter_like_any_other() -> None:
 
 
 def test_17_species_do_not_follow_confidence() -> None:
-    """2.1 item 17: species took turns over detections sorted by score, so each had its own confidence."""
+    """Defect 17: species took turns over detections sorted by score, so each had its own confidence."""
     # The left column is seen well, the right one badly; both species stand in both.
     boxes = [(x, y, x + 20, y + 20) for y in range(0, 200, 40) for x in (0, 50)]
     score = [0.9 if i % 2 == 0 else 0.5 for i in range(10)]
@@ -270,7 +270,7 @@ def test_17_species_do_not_follow_confidence() -> None:
 
 
 def test_17_estimated_plants_have_species_too() -> None:
-    """2.1 item 17: estimations were ignored by the distribution."""
+    """Defect 17: estimations were ignored by the distribution."""
     found = detections_of([(0, 0, 10, 10)] * 3)
 
     of = distribute(found, estimates(5), SpeciesDistributorParams(species=("rosa", "aloe")))
@@ -280,7 +280,7 @@ def test_17_estimated_plants_have_species_too() -> None:
 
 
 def test_a_segment_is_given_no_other_segments_detections() -> None:
-    """2.4 item 4: the coordinator gave every segment all detections, so counts were multiplied."""
+    """The coordinator gave every segment all detections, so counts were multiplied."""
     segments = segments_of(("cajon", (100, 50, 300, 250)), ("cajon", (0, 0, 90, 90)))
 
     found = asyncio.run(detect(TRAY, segments, None, DetectionParams(segment_type="cajon"), context()))
