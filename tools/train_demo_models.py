@@ -27,7 +27,7 @@ from consumer.local.scenes import demo_photo, scene
 from consumer.models.architectures import fcos_small, sam_small, small_classifier
 
 MODELS = ("plants", "containers", "classifier", "sam")
-SECONDS = {"plants": 3000, "containers": 900, "classifier": 400, "sam": 2000}
+SECONDS = {"plants": 2400, "containers": 900, "classifier": 450, "sam": 2800}
 INPUT_SIZE = {"plants": 640, "containers": 256}
 TILES = {"plants": 320, "containers": 256}  # side, pixels
 
@@ -84,7 +84,7 @@ def publish_detector(name: str, trained: nn.Module, plan: Plan) -> dict[str, Any
     }
     network = exported(fcos_small(len(classes)), export(trained, plan.out, entry))
     photos = on_photos(network, size, which, UNSEEN_SEEDS + 500_000, plan.unseen)
-    nothing = on_nothing(network, size, which, UNSEEN_SEEDS + 600_000, plan.unseen // 2)
+    nothing = on_nothing(network, size, which, UNSEEN_SEEDS + 600_000, plan.unseen)
     tuned = detector.measure(photos[0] + nothing[0], photos[1] + nothing[1])["threshold"]
     entry["threshold"] = min(0.6, max(0.4, tuned))
     export(trained, plan.out, entry)
