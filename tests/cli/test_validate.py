@@ -29,7 +29,7 @@ MODELS = {
     "plants": {"kind": "detection", "classes": ["plant"]},
     "containers": {"kind": "detection", "classes": ["segmento", "cajon", "claro-cajon"]},
     "sam": {"kind": "sam"},
-    "classifier": {"kind": "classification", "classes": ["ficus", "aloe"]},
+    "species": {"kind": "classification", "classes": ["ficus", "aloe"]},
 }
 """What the packaged pipelines ask for."""
 FILE = {

@@ -42,7 +42,7 @@ MODELS = {
         model("plants", ModelKind.DETECTION, "plant"),
         model("containers", ModelKind.DETECTION, "segmento", "cajon", "claro-cajon"),
         model("sam", ModelKind.SAM),
-        model("classifier", ModelKind.CLASSIFICATION, "ficus", "aloe"),
+        model("species", ModelKind.CLASSIFICATION, "ficus", "aloe"),
     )
 }
 """What the packaged manifest offers."""
