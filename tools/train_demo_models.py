@@ -56,13 +56,17 @@ class Plan:
         path = self.out / "plants.safetensors"
         return path if path.exists() else None
 
+    def own(self, name: str) -> Path | None:
+        """The model's own weights, if it is to go on from them."""
+        path = self.out / f"{name}.safetensors"
+        return path if self.resume and path.exists() else None
+
 
 def detectors(name: str, plan: Plan) -> dict[str, Any]:
     """Train, export and measure the detector of plants or of containers."""
     classes = ("plant",) if name == "plants" else CONTAINER_LABELS
     pool = make_pool(plan.folder, plan.tiles, TILES[name], TRAINING_SEEDS + plan.seed, plan.workers)
-    own = plan.out / f"{name}.safetensors"
-    start = own if plan.resume and own.exists() else None if name == "plants" else plan.trunk
+    start = plan.own(name) or (None if name == "plants" else plan.trunk)
     checkpoint = plan.folder / f"{name}-checkpoint.safetensors"
     seconds = plan.seconds[name]
     trained = detector.train_detector(name, pool, len(classes), seconds, plan.seed, start, checkpoint)
@@ -153,7 +157,8 @@ def sam(plan: Plan) -> dict[str, Any]:
     """Train, export and measure the small SAM."""
     examples = promptable.make_examples(plan.examples, TRAINING_SEEDS + plan.seed, plan.workers)
     checkpoint = plan.folder / "sam-checkpoint.safetensors"
-    trained = promptable.train_sam(examples, plan.seconds["sam"], plan.seed, plan.trunk, checkpoint)
+    seconds = plan.seconds["sam"]
+    trained = promptable.train_sam(examples, seconds, plan.seed, plan.trunk, checkpoint, plan.own("sam"))
     return publish_sam(trained, plan)
 
 
@@ -186,7 +191,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, help="folder for scenes and checkpoints (default: a temporary one)"
     )
-    parser.add_argument("--resume", action="store_true", help="detectors go on from their weights in --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="detectors and SAM go on from their weights in --out"
+    )
     parser.add_argument("--smoke", action="store_true", help="a minute in all, to see that everything runs")
     return parser.parse_args()
 

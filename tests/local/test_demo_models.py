@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from segment_anything import SamPredictor
 from torch import nn
 from torchvision.ops import box_iou
 
@@ -81,3 +82,15 @@ def test_containers_of_demo_photos_are_found_and_named() -> None:
             wanted += 1
             right += any(overlap[row, i] >= 0.7 and names[i] == label for i in range(len(names)))
     assert right >= 0.8 * wanted
+
+
+def test_sam_turns_a_containers_box_into_its_mask_through_the_stock_predictor() -> None:
+    view = demo_photo(11)
+    predictor = SamPredictor(load("sam"))
+    predictor.set_image(view.pixels)
+    overlaps = []
+    for index, box in enumerate(view.containers):
+        (mask,), _, _ = predictor.predict(box=box, multimask_output=False)
+        truth = view.container_masks == index + 1
+        overlaps.append((mask & truth).sum() / (mask | truth).sum())
+    assert np.mean(overlaps) >= 0.8

@@ -239,13 +239,16 @@ def train_sam(
     seed: int,
     trunk: Path | None,
     checkpoint: Path | None,
+    start: Path | None = None,
     rate: float = 1e-3,
 ) -> nn.Module:
-    """Train the small SAM, its convolutional trunk starting from the plant detector's."""
+    """Train the small SAM, from `start` if given, else its convolutional trunk from the plant detector's."""
     torch.manual_seed(seed)
     network = sam_small()
     _look_where_prompted(network)
-    if trunk:
+    if start:
+        load_part(network, start)
+    elif trunk:
         load_part(network.image_encoder.patch_embed.pyramid, trunk, "backbone.")
     stream = batches(examples, BATCH, seed)
     rng = np.random.default_rng(seed)
