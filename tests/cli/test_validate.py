@@ -10,9 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from consumer.app import models_folder
 from consumer.cli import app
-from consumer.models.manifest import load_manifest
 from tests.command import mlworker
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "contracts" / "examples").glob("*.json"))
@@ -96,8 +94,6 @@ def test_the_json_report_says_the_same(file: Path, models: Path) -> None:
 
 
 def test_the_packaged_models_serve_the_documented_request() -> None:
-    if "sam" not in load_manifest(models_folder("demo")).models:
-        pytest.skip("the packaged models do not include SAM yet")
     [request] = [file for file in EXAMPLES if file.stem == "mlw_req_claude_md_fixed"]
 
     assert validate(request).exit_code == 0
