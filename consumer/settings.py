@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     subscription: str = Field(min_length=3, description="Where messages are pulled from: short or full name.")
     results_topic: str = Field(min_length=3, description="Where results are published.")
     dead_letter_topic: str = Field(min_length=3, description="Where given-up messages are published.")
+    dead_letter_subscription: str | None = Field(
+        None, description="Where `mlworker dead-letters` reads given-up messages."
+    )
     requests_topic: str | None = Field(None, description="Where `mlworker submit` publishes.")
     bucket: str = Field(min_length=3, description="Bucket of the ledger and of stored pictures.")
     allowed_buckets: Words = Field((), description="Buckets photos may be read from; by default `BUCKET`.")
@@ -82,6 +85,18 @@ class Settings(BaseSettings):
     hold_timeout: PositiveFloat = Field(7200.0, description="How long an outage is waited through.")
     pipeline_timeout: PositiveFloat = Field(1800.0, description="For one run of a pipeline.")
     drain_timeout: PositiveFloat = Field(300.0, description="For work in flight after SIGTERM.")
+    drain_mode: Literal["finish", "abort"] = Field(
+        "finish", description="`abort`: hand everything back within 10 s, as Spot nodes need it."
+    )
+    grace_period: PositiveFloat = Field(
+        330.0, description="The pod's terminationGracePeriodSeconds, for `mlworker doctor` to check against."
+    )
+    lease_seconds: int = Field(
+        120, ge=2, le=600, description="What leases are extended to, every quarter of it; 10 at least."
+    )
+    brake_dead_letters: int = Field(
+        20, ge=0, description="Dead letters in 5 minutes above which one common reason stops pulling; 0: never."
+    )
     ledger: Literal["on", "off"] = Field("on", description="Off: no record, so plain at-least-once.")
     max_message_bytes: PositiveInt = Field(10_000_000, description="Largest message that is read.")
     max_image_bytes: PositiveInt = Field(200_000_000, description="Largest photo that is fetched.")
@@ -92,6 +107,7 @@ class Settings(BaseSettings):
     tenant_concurrency: PositiveInt | None = Field(None, description="Slots one tenant may hold.")
 
     # Operation
+    failpoints: str | None = Field(None, description="For tests in local mode: where to fail, and how.")
     port: int = Field(8080, ge=0, le=65535, description="Of probes and metrics.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe log.")
     log_format: Literal["json", "console"] = Field("json", description="`console` for people.")
@@ -114,6 +130,11 @@ class Settings(BaseSettings):
                     f"IMAGE_PREFIXES: {', '.join(shared)} would let every tenant read the same folder; "
                     "use {tenant_id} or {session_id}, or set ALLOW_SHARED_PREFIXES=1"
                 )
+        if self.pubsub_emulator_host is None:
+            if self.failpoints:
+                raise ValueError("FAILPOINTS: only with PUBSUB_EMULATOR_HOST: they make a worker fail")
+            if self.lease_seconds < 10:
+                raise ValueError("LEASE_SECONDS: Pub/Sub leases for 10 s at least")
         if self.callback_auth == "hmac" and self.callback_hmac_key_file is None:
             raise ValueError("CALLBACK_HMAC_KEY_FILE: required with CALLBACK_AUTH=hmac")
         return self

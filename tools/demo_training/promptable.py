@@ -17,12 +17,10 @@ from consumer.local.scenes import demo_photo, scene
 from consumer.models.architectures import sam_small
 
 SIDE = 256
-PROMPTS = 8
-BATCH = 6  # pictures: with eight prompts each, more steps teach more than larger ones
-LEAST_AREAS = (
-    64,
-    400,
-)  # plants, containers; pixels of 256 x 256: what is smaller is no shape at the masks' resolution
+PROMPTS = 6
+BATCH = 5  # pictures: with six prompts each, more steps teach more than larger ones
+# Plants, containers; pixels of 256 x 256: what is smaller is no shape at the masks' resolution.
+LEAST_AREAS = (144, 400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ def prompts(
 
 
 def predict(network: nn.Module, embedding: Tensor, asked: Prompts, how: str) -> tuple[Tensor, Tensor]:
-    """All four masks for each prompt: (n, 4, SIDE / 4, SIDE / 4) logits and (n, 4) estimated IoU.
+    """All four masks for each prompt: (n, 4, SIDE / 2, SIDE / 2) logits and (n, 4) estimated IoU.
 
     Args:
         network: A SAM.
