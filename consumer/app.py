@@ -26,8 +26,11 @@ from consumer.fetch import Fetcher
 from consumer.giving_up import GivingUp
 from consumer.handler import Handler
 from consumer.ledger import BucketLedger, Ledger, NoLedger
+from consumer.models.batcher import BatchInfo
 from consumer.models.manifest import Manifest, load_manifest, parse_manifest
 from consumer.models.pool import ModelPool
+from consumer.models.simulated_pool import NAME as SIMULATED
+from consumer.models.simulated_pool import simulated_pool
 from consumer.ops.health import Probes, health_app, serving
 from consumer.ops.metrics import Metrics
 from consumer.outbound.callback import Backend, Signer, hmac_signer, unsigned
@@ -198,15 +201,15 @@ def _all_devices() -> tuple[str, ...]:
 
 
 def _pool(manifest: Manifest, devices: tuple[str, ...], store: ObjectStore, metrics: Metrics) -> ModelPool:
+    def on_batch(batch: BatchInfo) -> None:
+        metrics.batch_ran(batch.model, batch.size, batch.seconds, batch.waited)
+
+    if devices[0].startswith(SIMULATED):
+        return simulated_pool(manifest, devices, on_batch=on_batch)
     from consumer.models.torch_loader import torch_pool
 
-    return torch_pool(
-        manifest,
-        devices,
-        cache=Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}",
-        store=store,
-        on_batch=lambda batch: metrics.batch_ran(batch.model, batch.size, batch.seconds, batch.waited),
-    )
+    cache = Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}"
+    return torch_pool(manifest, devices, cache=cache, store=store, on_batch=on_batch)
 
 
 def _cloud_storage(settings: Settings) -> ObjectStore:

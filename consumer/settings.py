@@ -133,6 +133,8 @@ class Settings(BaseSettings):
         if self.pubsub_emulator_host is None:
             if self.failpoints:
                 raise ValueError("FAILPOINTS: only with PUBSUB_EMULATOR_HOST: they make a worker fail")
+            if any(device.partition(":")[0] == "simulated" for device in self.devices):
+                raise ValueError("DEVICES: `simulated` only with PUBSUB_EMULATOR_HOST: it finds nothing real")
             if self.lease_seconds < 10:
                 raise ValueError("LEASE_SECONDS: Pub/Sub leases for 10 s at least")
         if self.callback_auth == "hmac" and self.callback_hmac_key_file is None:

@@ -1,0 +1,159 @@
+"""`DEVICES=simulated`: a worker without models, to be tested and measured without torch.
+
+Its models answer with made-up things in the types of the real ones. Options follow the name, separated by
+colons: `simulated:fixed=0.01:per_item=0.005:memory=4:found=3:control=/run/device`. With `control` it
+misbehaves on demand, for as long as that file says `hang`, `fail` or `oom`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from consumer.models.batcher import BatchInfo
+from consumer.models.device import Device
+from consumer.models.manifest import Manifest, ModelEntry
+from consumer.models.pool import ModelPool, Place
+from consumer.models.runner import AnyRunner, Prompt
+from consumer.models.simulated import SimulatedDevice, SimulatedOutOfMemory
+from consumer.models.simulated_answers import answers
+from pipeline_steps.errors import ModelUnavailable
+
+NAME = "simulated"
+_LOOK = 0.02
+"""Seconds between two looks at the control file while it says `hang`."""
+
+
+class Behaviour(BaseModel):
+    """How a pretended device behaves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fixed: float = Field(0.0, ge=0)
+    """Seconds a batch takes whatever its size."""
+    per_item: float = Field(0.0, ge=0)
+    """Seconds each item adds."""
+    memory: int | None = Field(None, ge=0)
+    """Items it has memory for; larger batches run out of it."""
+    found: int = Field(3, ge=0)
+    """Things that are found on every picture."""
+    control: Path | None = None
+    """A file that may say `hang`, `fail` or `oom`."""
+
+    @classmethod
+    def parse(cls, device: str) -> Behaviour:
+        """Read a device's name.
+
+        Raises:
+            ModelUnavailable: it is not `simulated`, or an option is unknown or out of its bounds.
+        """
+        name, *options = device.split(":")
+        if name != NAME:
+            raise ModelUnavailable(f"device {device!r}: all devices are simulated, or none is")
+        try:
+            return cls.model_validate(dict(option.split("=", 1) for option in options))
+        except ValidationError as error:
+            wrong = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+            raise ModelUnavailable(f"device {device!r}: {wrong}") from error
+        except ValueError as error:
+            raise ModelUnavailable(
+                f"device {device!r}: expected options as name=value, separated by colons"
+            ) from error
+
+
+class SimulatedFailure(RuntimeError):
+    """The pretended device reports an error, as a GPU does whose kernel failed."""
+
+
+class ObedientRunner:
+    """Runs nothing: takes the time it is told to take, and answers."""
+
+    def __init__(self, model: ModelEntry, behaviour: Behaviour) -> None:
+        answer = answers(model.spec, behaviour.found, self)
+        if answer is None:
+            raise ModelUnavailable(f"model {model.name!r}: this worker runs no {model.kind} models")
+        self._answer = answer
+        self._most = model.max_batch
+        self._behaviour = behaviour
+
+    def costly(self, item: Any) -> bool:
+        """Nothing is prepared."""
+        del item
+        return False
+
+    def prepare(self, item: Any) -> Any:
+        """Nothing to do."""
+        return item
+
+    def bucket(self, ready: Any) -> Hashable:
+        """Pictures share batches whatever their shape, and so do prompts."""
+        return "prompts" if isinstance(ready, Prompt) else "pictures"
+
+    def max_batch(self, bucket: Hashable) -> int:
+        """As the manifest says."""
+        del bucket
+        return self._most
+
+    def run(self, batch: Sequence[Any]) -> list[Any]:
+        """Take the time, then answer or misbehave."""
+        order = self._order()
+        while order == "hang":
+            time.sleep(_LOOK)
+            order = self._order()
+        if order == "fail":
+            raise SimulatedFailure("the simulated device failed")
+        told = self._behaviour
+        time.sleep(told.fixed + told.per_item * len(batch))
+        if order == "oom" or (told.memory is not None and len(batch) > told.memory):
+            raise SimulatedOutOfMemory(f"{len(batch)} items, memory for {told.memory or 0}")
+        return [self._answer(item) for item in batch]
+
+    def warm_up(self) -> None:
+        """Nothing to warm; a device that is told to fail fails here too."""
+        if self._order() == "fail":
+            raise SimulatedFailure("the simulated device failed")
+
+    def _order(self) -> str:
+        control = self._behaviour.control
+        if control is None:
+            return ""
+        try:
+            return control.read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+
+class _Loader:
+    """Every model is there at once."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+
+    async def load(self, model: ModelEntry) -> Place:
+        """Return what pretends to be the model."""
+
+        def place(device: Device) -> AnyRunner:
+            del device
+            return ObedientRunner(model, self._behaviour)
+
+        return place
+
+
+def simulated_pool(
+    manifest: Manifest, devices: Sequence[str], *, on_batch: Callable[[BatchInfo], None] = lambda _: None
+) -> ModelPool:
+    """Return a pool that pretends to have the manifest's models on these devices.
+
+    Raises:
+        ModelUnavailable: a device is not a simulated one, or has an option that cannot be.
+    """
+    behaviours = [Behaviour.parse(device) for device in devices]
+    if any(behaviour != behaviours[0] for behaviour in behaviours):
+        raise ModelUnavailable(f"devices {', '.join(devices)}: simulated devices all behave alike")
+    return ModelPool(
+        manifest, [SimulatedDevice() for _ in devices], _Loader(behaviours[0]), on_batch=on_batch
+    )
