@@ -5,7 +5,10 @@ Reading order: `messages.py`, `subscriptions.py` and `topics.py` are the broker,
 """
 
 from consumer.local.pubsub.faults import Fault, Rpc
+from consumer.local.pubsub.journal import Deed, Journal, Line
 from consumer.local.pubsub.messages import AlreadyExists, Invalid, NotFound
 from consumer.local.pubsub.server import EmbeddedPubSub
 
-__all__ = ["AlreadyExists", "EmbeddedPubSub", "Fault", "Invalid", "NotFound", "Rpc"]
+__all__ = [
+    "AlreadyExists", "Deed", "EmbeddedPubSub", "Fault", "Invalid", "Journal", "Line", "NotFound", "Rpc",
+]  # fmt: skip

@@ -106,6 +106,8 @@ class Faults:
     def __init__(self) -> None:
         self._faults: tuple[Fault, ...] = ()
         self.rpcs: deque[Rpc] = deque(maxlen=_LOG_LENGTH)
+        self.over_delivery = 0
+        """Messages that a pull returns beyond what it asked for."""
 
     def add(self, fault: Fault) -> Fault:
         """Put a disturbance in force."""
@@ -117,6 +119,7 @@ class Faults:
         for fault in self._faults:
             fault.lift()
         self._faults = ()
+        self.over_delivery = 0
 
     def hit(self, method: str, request: Any) -> Fault | None:
         """The disturbance that hits this call, if one does."""

@@ -14,6 +14,8 @@ from google.pubsub_v1 import types
 
 from consumer.local.pubsub.bells import Bells
 from consumer.local.pubsub.faults import Fault, Faults, Rpc
+from consumer.local.pubsub.journal import Journal, no_note
+from consumer.local.pubsub.messages import Message
 from consumer.local.pubsub.services import Services
 from consumer.local.pubsub.subscriptions import Subscription
 from consumer.local.pubsub.topics import Broker, Draft
@@ -39,14 +41,18 @@ class EmbeddedPubSub:
     It runs on a thread and an event loop of its own, so that it serves blocking and asynchronous
     clients of the same process alike. What it holds survives `stop` and `start`, as the real service
     survives the loss of a connection.
+
+    Args:
+        clock: by which leases end and messages rest.
+        journal: keeps account of every message.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, journal: Journal | None = None) -> None:
         self._clock = clock
         self._skipped = 0.0
         self._faults = Faults()
         self._bells = Bells()
-        self._broker = Broker(self.now, changed=self._changed)
+        self._broker = Broker(self.now, changed=self._changed, note=journal.note if journal else no_note)
         self._services = Services(self._broker, self._bells, self._faults)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -190,6 +196,14 @@ class EmbeddedPubSub:
             only: picks the requests that are hit.
         """
         return self._faults.add(Fault(method, status, times=times, delay=delay, applied=applied, only=only))
+
+    def over_deliver(self, more: int) -> None:
+        """Let every pull return up to so many messages more than it asked for."""
+        self._faults.over_delivery = more
+
+    def end_leases(self, subscription: str, only: Callable[[Message], bool] = lambda _: True) -> int:
+        """End leases early, unknown to their holders: the messages are delivered again. Return how many."""
+        return self.run(lambda broker: broker.subscription(subscription).end_leases(self.now(), only))
 
     def heal(self) -> None:
         """Lift all faults."""

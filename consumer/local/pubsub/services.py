@@ -178,9 +178,10 @@ class Services:
         # would cost the message an attempt.
         left = context.time_remaining()
         end = time.monotonic() + min(LONG_POLL, LONG_POLL if left is None else left * 0.9)
+        most = request.max_messages + self._faults.over_delivery
         while True:
             taken = self._broker.subscription(request.subscription).pull(
-                self._broker.now(), request.max_messages, max_bytes=MAX_RESPONSE_BYTES
+                self._broker.now(), most, max_bytes=MAX_RESPONSE_BYTES
             )
             if taken or request.return_immediately:
                 break

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from consumer.local.pubsub.journal import Deed, Note, no_note
 from consumer.local.pubsub.messages import (
     MAX_ACK_DEADLINE,
     DeadLetterPolicy,
@@ -44,8 +45,11 @@ class Subscription:
     Time is an argument of every call, so a test can be at any moment it likes.
     """
 
-    def __init__(self, config: SubscriptionConfig, forward: Forward, changed: Changed) -> None:
+    def __init__(
+        self, config: SubscriptionConfig, forward: Forward, changed: Changed, note: Note = no_note
+    ) -> None:
         self.config = config
+        self._note = note
         self._forward = forward
         self._changed = changed
         self._waiting: list[tuple[float, int, _Entry]] = []
@@ -112,6 +116,7 @@ class Subscription:
             if entry is None:
                 stale.add(ack_id)
             else:
+                self._note(Deed.ACKED, self.config.name, entry.message, ack_id)
                 self._done(entry, now)
         self._refuse(stale)
 
@@ -127,8 +132,9 @@ class Subscription:
             if entry is None:
                 stale.add(ack_id)
             elif seconds == 0:
-                self._failed(ack_id, now)
+                self._failed(ack_id, now, Deed.NACKED)
             else:
+                self._note(Deed.EXTENDED, self.config.name, entry.message, ack_id)
                 self._set_deadline(entry, now + seconds)
         self._refuse(stale)
 
@@ -137,7 +143,14 @@ class Subscription:
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, ack_id = heapq.heappop(self._deadlines)
             if self._stands(deadline, ack_id):
-                self._failed(ack_id, now)
+                self._failed(ack_id, now, Deed.EXPIRED)
+
+    def end_leases(self, now: float, only: Callable[[Message], bool]) -> int:
+        """End leases early, unknown to their holders, and return how many: the service may do that."""
+        chosen = [ack_id for ack_id, entry in self._leased.items() if only(entry.message)]
+        for ack_id in chosen:
+            self._failed(ack_id, now, Deed.EXPIRED)
+        return len(chosen)
 
     def due(self, now: float) -> bool:
         """Whether a pull would get something."""
@@ -178,6 +191,7 @@ class Subscription:
             holder.messages += 1
             holder.bytes += len(entry.message.data)
         self._leased[entry.ack_id] = entry
+        self._note(Deed.LEASED, self.config.name, entry.message, entry.ack_id)
         self._set_deadline(entry, deadline)
         attempt = entry.failures + 1 if self.config.dead_letter else None
         return Leased(entry.ack_id, entry.message, attempt)
@@ -194,11 +208,12 @@ class Subscription:
             self._changed(self)  # the holder has room again
         return entry
 
-    def _failed(self, ack_id: str, now: float) -> None:
+    def _failed(self, ack_id: str, now: float, deed: Deed) -> None:
         """A nack or an expiry: dead-letter the message, or let it rest and try again."""
         entry = self._end_lease(ack_id)
         if entry is None:
             return
+        self._note(deed, self.config.name, entry.message, ack_id)
         entry.failures += 1
         policy = self.config.dead_letter
         # Where the dead-letter topic is gone the message stays: the real service redelivers it for ever.
@@ -207,6 +222,7 @@ class Subscription:
             and entry.failures >= policy.max_delivery_attempts
             and self._forward(self.config, policy, entry.message, entry.failures)
         ):
+            self._note(Deed.FORWARDED, self.config.name, entry.message, ack_id)
             self._done(entry, now)
             return
         retry = self.config.retry

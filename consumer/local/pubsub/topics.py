@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from consumer.local.pubsub.journal import Deed, Note, no_note
 from consumer.local.pubsub.messages import (
     DELETED_TOPIC,
     AlreadyExists,
@@ -45,8 +46,10 @@ class Broker:
         now: Callable[[], float],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         changed: Changed = lambda _: None,
+        note: Note = no_note,
     ) -> None:
         self.now = now
+        self._note = note
         self._wall = wall
         self._changed = changed
         self._topics: dict[str, list[Subscription]] = {}
@@ -99,7 +102,7 @@ class Broker:
         self.require_topic(config.topic)
         if config.dead_letter is not None:
             self.require_topic(config.dead_letter.topic)
-        subscription = Subscription(config, self._forward, self._changed)
+        subscription = Subscription(config, self._forward, self._changed, self._note)
         self._subscriptions[config.name] = subscription
         self._topics[config.topic].append(subscription)
         return subscription
@@ -151,6 +154,7 @@ class Broker:
             published=self._wall(),
             ordering_key=draft.ordering_key,
         )
+        self._note(Deed.PUBLISHED, topic, message, "")
         now = self.now()
         for subscription in self._topics[topic]:
             subscription.add(message, now)
