@@ -1,0 +1,91 @@
+"""The promises of the design, checked against what the peers saw; each returns what breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.faults.history import image_of, most_at_once
+from tests.faults.peers import SLOTS, Peers
+
+
+def judge(peers: Peers, *, slots: int = SLOTS, settled: bool = True) -> None:
+    """Assert every invariant that holds whatever the fault was.
+
+    Args:
+        peers: who saw it.
+        slots: how many pipelines one worker may run at once.
+        settled: whether the queue is expected to be empty by now.
+    """
+    broken = [
+        *nothing_is_lost(peers, settled=settled),
+        *acked_only_when_done(peers),
+        *one_identity(peers),
+        *one_effect(peers),
+        *never_more_runs_than_slots(peers, slots),
+        *records_are_complete(peers),
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def nothing_is_lost(peers: Peers, *, settled: bool) -> Iterator[str]:
+    """I1, first half: every request is acked, or still there."""
+    story = peers.story()
+    acked = story.acked()
+    left = [line.message.id for line in story.published() if line.message.id not in acked]
+    if settled and left:
+        yield f"I1: not acked: {left}"
+    elif len(left) != peers.broker.backlog(story.subscription):
+        yield f"I1: {len(left)} are not acked, {peers.broker.backlog(story.subscription)} are there"
+
+
+def acked_only_when_done(peers: Peers) -> Iterator[str]:
+    """I1: before its ack a message's result was published and its callback accepted, or its dead letter."""
+    story = peers.story()
+    results, letters = story.published_results(), story.letters()
+    effects = list(peers.backend.effects)
+    data = {line.message.id: line.message.data for line in story.published()}
+    for message_id, at in story.acked().items():
+        if any(letter.at <= at for letter in letters.get(message_id, [])):
+            continue
+        image_id = image_of(data[message_id])
+        if not any(result.at <= at for result in results.get(image_id or "", [])):
+            yield f"I1: {message_id} was acked without a result or a dead letter"
+        elif not any(effect.image_id == image_id and effect.at <= at for effect in effects):
+            yield f"I1: {message_id} was acked without a callback that took effect"
+
+
+def one_identity(peers: Peers) -> Iterator[str]:
+    """I2: all that is said of one request carries one id."""
+    results = peers.story().published_results()
+    for image_id in {sent.image_id for sent in peers.sent}:
+        ids = {result.result_id for result in results.get(image_id, [])}
+        ids |= {received.headers["idempotency-key"] for received in peers.backend.received(image_id)}
+        if len(ids) > 1:
+            yield f"I2: image {image_id} goes by {len(ids)} ids: {sorted(ids)}"
+
+
+def one_effect(peers: Peers) -> Iterator[str]:
+    """I3: no key takes effect twice at a backend that knows it again."""
+    if not peers.backend.deduplicates:
+        return
+    keys = [effect.key for effect in list(peers.backend.effects)]
+    for key in {key for key in keys if keys.count(key) > 1}:
+        yield f"I3: key {key} took effect {keys.count(key)} times"
+
+
+def never_more_runs_than_slots(peers: Peers, slots: int) -> Iterator[str]:
+    """I8: no process ran more pipelines at once than it has slots."""
+    runs = peers.runs()
+    for pid in {run.pid for run in runs}:
+        most = most_at_once(run for run in runs if run.pid == pid)
+        if most > slots:
+            yield f"I8: process {pid} ran {most} pipelines at once on {slots} slots"
+
+
+def records_are_complete(peers: Peers) -> Iterator[str]:
+    """I2: what was published is recorded, and nothing half-written lies about."""
+    for name, stored in dict(peers.bucket.objects).items():
+        if name.endswith((".json", ".failed")) and not stored.data:
+            yield f"I2: {name} is empty"
+        if name.endswith((".tmp", ".part")):
+            yield f"a temporary file was left: {name}"
