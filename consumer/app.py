@@ -15,24 +15,31 @@ from pathlib import Path
 import httpx
 import structlog
 
+from consumer import failpoints
+from consumer.brake import Brake
 from consumer.broker import Delivery
 from consumer.broker.leases import LeaseKeeper
 from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
+from consumer.claims import BucketClaims, Claims, NoClaims
 from consumer.decode import Decoder
 from consumer.errors import CallbackFailed
+from consumer.failing import Failing
 from consumer.fetch import Fetcher
 from consumer.giving_up import GivingUp
 from consumer.handler import Handler
+from consumer.handling import Fence
 from consumer.ledger import BucketLedger, Ledger, NoLedger
 from consumer.models.batcher import BatchInfo
 from consumer.models.manifest import Manifest, load_manifest, parse_manifest
 from consumer.models.pool import ModelPool
 from consumer.models.simulated_pool import NAME as SIMULATED
 from consumer.models.simulated_pool import simulated_pool
-from consumer.ops.health import Probes, health_app, serving
+from consumer.ops.health import health_app, serving
+from consumer.ops.loop_lag import LoopLag
 from consumer.ops.metrics import Metrics
+from consumer.ops.probes import probes_of, watch_worker
 from consumer.outbound.callback import Backend, Signer, hmac_signer, unsigned
 from consumer.outbound.dead_letter import DeadLetters
 from consumer.outbound.hosts import AllowedHosts
@@ -52,9 +59,6 @@ log = structlog.get_logger()
 
 SLOTS_PER_DEVICE = 4
 """Enough to fetch, decode and deliver beside the pictures that are on the device."""
-_HUNG_DEVICE = 300.0
-_STUCK_THREAD = 60.0
-_STALE_KEEPER = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class RunningWorker:
 
     worker: Worker
     pool: ModelPool
+    patience: Patience
     port: int
 
 
@@ -93,6 +98,7 @@ async def open_worker(
         StoreUnavailable, ObjectMissing: a manifest in a bucket cannot be read.
         OSError: the port is taken.
     """
+    _arm(settings)
     steps, metrics = steps or load_steps(), Metrics()
     routes, presets = load_routes(settings.routes_file), load_presets(settings.presets_file)
     async with AsyncExitStack() as resources:
@@ -115,20 +121,33 @@ async def open_worker(
         resources.push_async_callback(publisher.close)
         threads = resources.enter_context(ThreadPoolExecutor(slots + 2, thread_name_prefix="step"))
 
-        patience = Patience(settings.hold_timeout, not_found_timeout=settings.callback_not_found_wait)
-        ledger: Ledger = (
-            BucketLedger(store, settings.bucket)
-            if settings.ledger == "on"
-            else NoLedger(store, settings.bucket)
+        patience = Patience(
+            settings.hold_timeout,
+            not_found_timeout=settings.callback_not_found_wait,
+            share=max(1, slots // 2),
         )
+        ledger, claims = _ledger(settings, store)
+        # Between two renewals a healthy lease covers three quarters of its length.
+        fence = Fence(claims, patience, settings.bucket, settings.lease_seconds / 4)
         results = ResultsPublisher(publisher, settings.results_topic, settings.claim_check_bytes)
+        giving_up = GivingUp(
+            ledger=ledger,
+            dead_letters=DeadLetters(publisher, settings.dead_letter_topic, store, settings.bucket),
+            results=results,
+            backend=backend,
+            patience=patience,
+            subscription=settings.subscription_path,
+            bucket=settings.bucket,
+        )
+        rules = SourceRules(settings.input_buckets, settings.image_prefixes)
         handler = Handler(
             decoder=Decoder(presets, routes, settings.max_message_bytes),
-            rules=SourceRules(settings.input_buckets, settings.image_prefixes),
+            rules=rules,
             steps=steps,
             models=manifest.specs(),
             store=store,
             ledger=ledger,
+            claims=claims,
             runner=Runner(
                 fetcher=Fetcher(store, settings.max_image_bytes, settings.max_image_pixels),
                 store=store,
@@ -140,42 +159,48 @@ async def open_worker(
             ),
             results=results,
             backend=backend,
-            giving_up=GivingUp(
-                ledger=ledger,
-                dead_letters=DeadLetters(publisher, settings.dead_letter_topic, store, settings.bucket),
-                results=results,
-                backend=backend,
-                patience=patience,
-                subscription=settings.subscription_path,
-                bucket=settings.bucket,
-            ),
+            giving_up=giving_up,
             patience=patience,
             bucket=settings.bucket,
             max_attempts=settings.max_attempts,
             pipeline_timeout=settings.pipeline_timeout,
             tenant_concurrency=settings.tenant_concurrency or slots,
+            fence=fence,
+            failing=Failing(
+                rules, ledger, backend, giving_up, patience, fence, settings.bucket, settings.max_attempts
+            ),
+            claim_patience=5.0 * settings.lease_seconds,
             on_warning=metrics.warned,
         )
 
+        brake = Brake(settings.brake_dead_letters)
+
         def ended(delivery: Delivery, outcome: Outcome, seconds: float) -> None:
-            metrics.delivery_ended(outcome.reason, seconds)
+            metrics.delivery_ended(outcome.reason, seconds, outcome.dead_letter)
+            brake.note(outcome.dead_letter)
             on_outcome(delivery, outcome, seconds)
 
-        keeper = LeaseKeeper(subscriber.extend)
-        worker = Worker(subscriber, keeper, handler, patience, slots, settings.drain_timeout, ended)
-        metrics.watch("slots_busy", "Slots taken.", lambda: worker.busy)
-        metrics.watch("leases_held", "Messages leased.", lambda: keeper.held)
-        metrics.watch(
-            "lease_remaining_seconds", "Of the lease that ends first.", lambda: keeper.shortest() or 0
+        keeper = LeaseKeeper(subscriber.extend, settings.lease_seconds)
+        worker = Worker(
+            subscriber,
+            keeper,
+            handler,
+            slots,
+            settings.drain_timeout,
+            settings.drain_mode,
+            pauses=lambda: next(iter(patience.outages.values()), "") or brake.why,
+            on_outcome=ended,
         )
-        metrics.watch("lease_keeper_age_seconds", "Since the keeper's last turn.", keeper.last_tick_age)
+        loop_lag = LoopLag()
+        watch_worker(metrics, worker, keeper, subscriber, patience, brake, loop_lag)
         metrics.watch("device_queue_items", "Items that wait for a device.", pool.waiting)
+        resources.callback(asyncio.create_task(loop_lag.watch()).cancel)
 
-        app = health_app(_probes(worker, keeper, pool, patience), metrics.registry)
+        app = health_app(probes_of(worker, keeper, pool, patience, brake), metrics.registry)
         port = await resources.enter_async_context(serving(app, host, settings.port))
         await pool.start()
         log.info("ready", slots=slots, devices=list(devices), models=sorted(manifest.models), port=port)
-        yield RunningWorker(worker, pool, port)
+        yield RunningWorker(worker, pool, patience, port)
 
 
 async def read_manifest(model_path: str, store: ObjectStore | None = None) -> Manifest:
@@ -192,6 +217,20 @@ async def read_manifest(model_path: str, store: ObjectStore | None = None) -> Ma
 def models_folder(model_path: str) -> Path:
     """Return the folder of a local `model_path`; `demo` names the packaged models."""
     return Path(str(files("consumer.local") / "models")) if model_path == "demo" else Path(model_path)
+
+
+def _arm(settings: Settings) -> None:
+    try:
+        failpoints.arm(settings.failpoints or "")
+    except ValueError as error:
+        raise InvalidSettings(str(error)) from error
+
+
+def _ledger(settings: Settings, store: ObjectStore) -> tuple[Ledger, Claims]:
+    if settings.ledger == "off":
+        return NoLedger(store, settings.bucket), NoClaims()
+    bucket = settings.bucket
+    return BucketLedger(store, bucket), BucketClaims(store, bucket, settings.lease_seconds)
 
 
 def _all_devices() -> tuple[str, ...]:
@@ -257,29 +296,3 @@ def _signer(settings: Settings) -> Signer:
             return oidc_signer()
         case "none":
             return unsigned
-
-
-def _probes(worker: Worker, keeper: LeaseKeeper, pool: ModelPool, patience: Patience) -> Probes:
-    def if_not(condition: bool, why: str) -> str:
-        return "" if condition else why
-
-    return Probes(
-        startup={"models": lambda: if_not(pool.ready, "warming up")},
-        readiness={
-            "models": lambda: if_not(pool.ready, "not warm"),
-            "pulling": lambda: if_not(worker.is_pulling, worker.trouble or "not pulling"),
-            "draining": lambda: if_not(not worker.is_draining, "draining"),
-            "configuration": lambda: if_not(not patience.misconfigured, str(patience.outages)),
-        },
-        liveness={
-            "devices": lambda: if_not(
-                pool.busy_for() < _HUNG_DEVICE, f"a batch has been running for {pool.busy_for():.0f} s"
-            ),
-            "threads": lambda: if_not(
-                worker.lingering_for() < _STUCK_THREAD, "a step's thread does not return"
-            ),
-            "leases": lambda: if_not(
-                worker.busy == 0 or keeper.last_tick_age() < _STALE_KEEPER, "the lease keeper stands still"
-            ),
-        },
-    )

@@ -5,6 +5,7 @@ Each error knows its failure class (`contracts/failure.py`); `outcomes.py` decid
     Failed                       has .code, .failure_class, .step_path
       + MalformedMessage           permanent: carries .problems
       + CallbackFailed             by the backend's answer
+      + WorkerLost                 internal: its runs never ended
       + FencedOff                  the broker may have given the message to somebody else
       + HoldExpired                an outage outlasted HOLD_TIMEOUT
     consumer.broker.BrokerError   transient or configuration
@@ -62,6 +63,12 @@ class FencedOff(WorkerError):
     """The lease cannot be trusted for the next step: another worker may have the message."""
 
     code = "lease_lost"
+
+
+class WorkerLost(WorkerError):
+    """Workers ended while they ran this job, as often as it may be tried."""
+
+    code = "worker_lost"
 
 
 class HoldExpired(WorkerError):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import structlog
 
 from consumer.broker import Delivery
 from consumer.errors import CallbackFailed
+from consumer.failpoints import Point, reach
 from consumer.jobs import Job
-from consumer.ledger import Ledger
+from consumer.ledger import Ledger, Leg
 from consumer.outbound.callback import Backend
 from consumer.outbound.dead_letter import DeadLetters
 from consumer.outbound.results import ResultsPublisher
@@ -20,11 +23,18 @@ from contracts.dead_letter import DeadLetterAttributes
 from contracts.result import Failure, ProcessingResult
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+Fence = Callable[[], Awaitable[None]]
+"""Raises `FencedOff` when another worker may have the message by now."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivingUp:
-    """The legs of giving up, in order: keep, dead-letter, publish, tell the backend, mark."""
+    """The legs of giving up, in order: keep, dead-letter, publish, tell the backend, mark.
+
+    Each leg is noted when it is done, so that a redelivery of the same message resumes at the next one.
+    """
 
     ledger: Ledger
     dead_letters: DeadLetters
@@ -39,6 +49,7 @@ class GivingUp:
         delivery: Delivery,
         job: Job | None,
         failure: Failure,
+        fence: Fence,
         *,
         attempts: int,
         may_reply: bool,
@@ -50,27 +61,74 @@ class GivingUp:
             delivery: the message as it came.
             job: what it was understood as; None if it could not be.
             failure: why.
+            fence: asked before anything is told to the outside.
             attempts: how many runs failed.
             may_reply: whether tenant, ids and url were checked; a wrong `/error` fails a whole session.
             was_recorded: whether a result exists, so that only its delivery failed: then readers of the
                 results topic are told nothing new.
         """
-        result = failed_result(job, failure) if job else None
-        if job is not None and result is not None:
-            await self.patience.persist(
-                f"bucket {self.bucket}", lambda: self.ledger.record(job, result, delivery.message_id)
-            )
-        await self._dead_letter(delivery, job, failure, attempts)
-        if job is not None and result is not None:
-            await self._tell(delivery, job, result, may_reply=may_reply, was_recorded=was_recorded)
+        if job is None:
+            await fence()
+            await self._dead_letter(delivery, None, failure, attempts)
+            await reach(Point.DEAD_LETTERED)
+            return
+        result = failed_result(job, failure)
+        await self._with_bucket(lambda: self.ledger.record(job, result, delivery.message_id))
+        await reach(Point.FAILURE_RECORDED)
+        told = Told(job, result, failure, attempts, may_reply=may_reply, was_recorded=was_recorded)
+        await self._tell(delivery, told, frozenset(), fence)
 
     async def resume(
-        self, delivery: Delivery, job: Job, result: ProcessingResult, *, was_recorded: bool
+        self,
+        delivery: Delivery,
+        job: Job,
+        result: ProcessingResult,
+        legs: frozenset[Leg],
+        fence: Fence,
+        *,
+        was_recorded: bool,
     ) -> None:
         """Go on giving up a message whose giving up was cut short; its tenant, ids and url were checked."""
         failure = result.error or Failure(code="unknown", failure_class="internal", message="unknown")
-        await self._dead_letter(delivery, job, failure, attempts=0)
-        await self._tell(delivery, job, result, may_reply=True, was_recorded=was_recorded)
+        told = Told(job, result, failure, attempts=0, may_reply=True, was_recorded=was_recorded)
+        await self._tell(delivery, told, legs, fence)
+
+    async def _tell(self, delivery: Delivery, told: Told, done: frozenset[Leg], fence: Fence) -> None:
+        job, result = told.job, told.result
+        if Leg.DEAD_LETTERED not in done:
+            await fence()
+            await self._dead_letter(delivery, job, told.failure, told.attempts)
+            await reach(Point.DEAD_LETTERED)
+            done = await self._done(delivery, told, done | {Leg.DEAD_LETTERED})
+        if Leg.PUBLISHED not in done and not told.was_recorded:
+            await fence()
+            await self.patience.persist("results topic", lambda: self.results.publish(result, None))
+            await reach(Point.FAILURE_PUBLISHED)
+            done = await self._done(delivery, told, done | {Leg.PUBLISHED})
+        if Leg.CALLED_BACK not in done and told.may_reply:
+            await fence()
+            await self._call_back(job, result)
+            await reach(Point.FAILURE_CALLED_BACK)
+        await self._with_bucket(lambda: self.ledger.mark_done(job, result, delivery.message_id))
+        await reach(Point.FAILURE_MARKED)
+
+    async def _done(self, delivery: Delivery, told: Told, legs: frozenset[Leg]) -> frozenset[Leg]:
+        await self._with_bucket(
+            lambda: self.ledger.mark_leg(told.job, told.result, delivery.message_id, legs)
+        )
+        return legs
+
+    async def _call_back(self, job: Job, result: ProcessingResult) -> None:
+        try:
+            await self.patience.persist(
+                self.backend.destination(job),
+                lambda: self.backend.deliver(job, result),
+                about=job.result_id,
+                everybody=self.backend.is_everybodys(job),
+            )
+        except CallbackFailed as error:
+            # The dead letter is safe, and the backend has said that it does not want to know.
+            log.warning("error_callback_refused", error=str(error))
 
     async def _dead_letter(
         self, delivery: Delivery, job: Job | None, failure: Failure, attempts: int
@@ -95,22 +153,20 @@ class GivingUp:
             "dead_lettered", code=failure.code, failure_class=failure.failure_class, error=failure.message
         )
 
-    async def _tell(
-        self, delivery: Delivery, job: Job, result: ProcessingResult, *, may_reply: bool, was_recorded: bool
-    ) -> None:
-        if not was_recorded:
-            await self.patience.persist("results topic", lambda: self.results.publish(result, None))
-        if may_reply:
-            try:
-                await self.patience.persist(
-                    self.backend.destination(job), lambda: self.backend.deliver(job, result)
-                )
-            except CallbackFailed as error:
-                # The dead letter is safe, and the backend has said that it does not want to know.
-                log.warning("error_callback_refused", error=str(error))
-        await self.patience.persist(
-            f"bucket {self.bucket}", lambda: self.ledger.mark_done(job, result, delivery.message_id)
-        )
+    async def _with_bucket(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await self.patience.persist(f"bucket {self.bucket}", call)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What everybody is told of a message that is given up."""
+
+    job: Job
+    result: ProcessingResult
+    failure: Failure
+    attempts: int
+    may_reply: bool
+    was_recorded: bool
 
 
 def failed_result(job: Job, failure: Failure) -> ProcessingResult:

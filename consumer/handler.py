@@ -8,60 +8,46 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import structlog
 
 from consumer.broker import Delivery
 from consumer.broker.leases import Lease
-from consumer.decode import Decoder, Ignored, Notified, known_of
-from consumer.errors import CallbackFailed, FencedOff, HoldExpired, MalformedMessage
+from consumer.claims import Claim, Claims
+from consumer.decode import Decoder, Ignored, Notified
+from consumer.errors import FencedOff, HoldExpired, WorkerLost
+from consumer.failing import Failing
+from consumer.failpoints import Point, reach
 from consumer.giving_up import GivingUp
-from consumer.jobs import Job, result_id
-from consumer.ledger import Ledger
+from consumer.handling import Copies, Fence, Handling
+from consumer.jobs import Job
+from consumer.ledger import Entry, Ledger
 from consumer.outbound.callback import Backend
 from consumer.outbound.results import ResultsPublisher
-from consumer.outcomes import POLICY, Action, Outcome, Settle, attempts_allowed, backoff, class_of, failure_of
+from consumer.outcomes import SUSPICIOUS, WAIT_AGAIN, WORKER_LOST, Outcome, Settle
 from consumer.patience import Patience
 from consumer.pipeline.nodes import Pipeline
 from consumer.pipeline.parse import parse
-from consumer.pipeline.run import Run, StepFailed
+from consumer.progress import Durations, Progress, Stage
+from consumer.run_gate import RunGate
 from consumer.running import Runner
 from consumer.sources import SourceRules
 from consumer.storage import ObjectStore
-from contracts.pipeline import PipelineDefinition
 from contracts.result import ProcessingResult
-from pipeline_steps.errors import DeadlineExceeded, NotAllowed, ObjectMissing, Superseded
+from pipeline_steps.errors import ObjectMissing, Superseded
 from pipeline_steps.models import ModelCatalogue
 from pipeline_steps.registry import StepRegistry
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-FENCE = 30.0
-"""Seconds of lease that must be left before something is told to the outside."""
-FIRST_EXTENSION = 10.0
-"""Seconds to wait for the news that a message just delivered is leased for long enough."""
 TENANT_BUSY = 5.0
 """Seconds after which a message comes again whose tenant holds all the slots it may."""
-WAIT_AGAIN = 60.0
-"""Seconds after which a message that waits for an operator comes again."""
-
-
-@dataclass
-class Handling:
-    """What is known of one delivery while it is handled."""
-
-    delivery: Delivery
-    lease: Lease
-    job: Job | None = None
-    may_reply: bool = False
-    """Whether tenant, ids and url have been checked."""
-    was_recorded: bool = False
-    run: Run | None = None
+CLAIM_LOOK = 2.0
+"""Seconds between two looks at whether another worker is done with the same job."""
 
 
 @dataclass
@@ -74,6 +60,7 @@ class Handler:
     models: ModelCatalogue
     store: ObjectStore
     ledger: Ledger
+    claims: Claims
     runner: Runner
     results: ResultsPublisher
     backend: Backend
@@ -83,25 +70,39 @@ class Handler:
     max_attempts: int
     pipeline_timeout: float
     tenant_concurrency: int
+    fence: Fence
+    failing: Failing
+    claim_patience: float
+    """Seconds for which another worker's claim is waited for with the message in hand."""
     on_warning: Callable[[], None] = lambda: None
+    durations: Durations = field(default_factory=Durations)
+    gate: RunGate = field(default_factory=RunGate)
+    copies: Copies = field(default_factory=Copies)
     _of_tenant: Counter[str] = field(default_factory=Counter)
-    _in_hand: dict[str, _Turn] = field(default_factory=dict)
 
-    async def handle(self, delivery: Delivery, lease: Lease) -> Outcome:
+    async def handle(self, delivery: Delivery, lease: Lease, progress: Progress) -> Outcome:
         """Handle one delivery, and never raise but for cancellation."""
-        handling = Handling(delivery, lease)
+        handling = Handling(delivery, lease, progress)
         try:
             outcome = await self._handle(handling)
-        except FencedOff as error:
-            outcome = Outcome(Settle.LEAVE, error.code)
-        except HoldExpired as error:
-            outcome = Outcome(Settle.HAND_BACK, error.code, WAIT_AGAIN)
-        except Exception as error:  # noqa: BLE001 (every error ends here, and `_failed` hands it on)
-            outcome = await self._failed(handling, error)
+        finally:
+            if handling.claim is not None:
+                await self.claims.let_go(handling.claim)
         lingering = handling.run.lingering if handling.run else frozenset()
-        return Outcome(outcome.settle, outcome.reason, outcome.delay, lingering)
+        return replace(outcome, lingering=lingering)
 
     async def _handle(self, handling: Handling) -> Outcome:
+        try:
+            await reach(Point.DELIVERED)
+            return await self._process(handling)
+        except FencedOff as error:
+            return Outcome(Settle.LEAVE, error.code)
+        except HoldExpired as error:
+            return Outcome(Settle.HAND_BACK, error.code, WAIT_AGAIN)
+        except Exception as error:  # noqa: BLE001 (every error ends here, and `Failing` hands it on)
+            return await self.failing.settle(handling, error)
+
+    async def _process(self, handling: Handling) -> Outcome:
         job = await self._decode(handling)
         if isinstance(job, Ignored):
             return Outcome(Settle.ACK, f"ignored_{job.reason}")
@@ -119,34 +120,90 @@ class Handler:
         for warning in (*job.warnings, *pipeline.warnings):
             log.warning("message_warning", warning=warning)
             self.on_warning()
+        await reach(Point.PARSED)
         tenant = job.ids.tenant_id
         if self._of_tenant[tenant] >= self.tenant_concurrency:
             return Outcome(Settle.HAND_BACK, "tenant_busy", TENANT_BUSY)
+        if self.patience.is_taken(self.backend.destination(job)):
+            return Outcome(Settle.HAND_BACK, "callback_host_away", WAIT_AGAIN)
         self._of_tenant[tenant] += 1
         try:
-            async with self._one_at_a_time(job.result_id):
-                return await self._resume_or_run(handling, job, pipeline)
+            async with self.copies.one_at_a_time(job.result_id):
+                return await self._claim_and_work(handling, job, pipeline)
         finally:
             self._of_tenant[tenant] -= 1
 
-    async def _resume_or_run(self, handling: Handling, job: Job, pipeline: Pipeline) -> Outcome:
+    async def _claim_and_work(self, handling: Handling, job: Job, pipeline: Pipeline) -> Outcome:
+        """Look up what was done, as the only worker that may go on with it."""
         message_id = handling.delivery.message_id
-        entry = await self._with_bucket(lambda: self.ledger.look_up(job, message_id))
-        handling.job = job = entry.job
-        if entry.done:
-            return Outcome(Settle.ACK, "duplicate")
-        if entry.result is not None and entry.result.status == "failed":
-            await self.giving_up.resume(handling.delivery, job, entry.result, was_recorded=entry.was_recorded)
-            return Outcome(Settle.ACK, "given_up")
-        result = entry.result
+        waited_since = self.patience.clock()
+        while True:
+            claim = await self._with_bucket(lambda job=job: self.claims.take(job, message_id))  # type: ignore[misc]
+            if isinstance(claim, Claim):
+                handling.claim = claim
+                await reach(Point.CLAIMED)
+            entry = await self._with_bucket(lambda job=job: self.ledger.look_up(job, message_id))  # type: ignore[misc]
+            if entry.done:
+                return Outcome(Settle.ACK, "duplicate")
+            if entry.job.result_id != job.result_id:
+                # The photo was replaced: another piece of work, with a claim of its own.
+                if isinstance(claim, Claim):
+                    handling.claim = None
+                    await self.claims.let_go(claim)
+                handling.job = job = entry.job
+                continue
+            if isinstance(claim, Claim):
+                return await self._resume_or_run(handling, job, pipeline, entry)
+            if self.patience.clock() - waited_since > self.claim_patience:
+                return Outcome(Settle.HAND_BACK, "claimed_by_another", WAIT_AGAIN)
+            await asyncio.sleep(min(CLAIM_LOOK, self.fence.seconds))
+
+    async def _resume_or_run(self, handling: Handling, job: Job, pipeline: Pipeline, entry: Entry) -> Outcome:
+        message_id, result = handling.delivery.message_id, entry.result
+        if result is not None and result.status == "failed":
+            handling.progress.stage = Stage.DELIVERING
+            await self.giving_up.resume(
+                handling.delivery,
+                job,
+                result,
+                entry.legs,
+                lambda: self.fence.check(handling),
+                was_recorded=entry.was_recorded,
+            )
+            failure = result.error
+            return Outcome(Settle.ACK, "given_up", dead_letter=failure.code if failure else "unknown")
         if result is None:
-            done = await self.runner.run(job, pipeline, lambda run: setattr(handling, "run", run))
+            done = await self._run(handling, job, pipeline, entry)
             result = await self._with_bucket(lambda: self.ledger.record(job, done, message_id))
+            await reach(Point.RECORDED)
         handling.was_recorded = True
+        handling.progress.stage = Stage.DELIVERING
         await self._deliver(handling, job, result)
         await self._with_bucket(lambda: self.ledger.mark_done(job, result, message_id))
+        await reach(Point.MARKED)
+        if entry.attempts.count:
+            await self._with_bucket(lambda: self.ledger.forget_attempts(job))
         log.info(result.status, status=result.status, resumed=entry.result is not None)
         return Outcome(Settle.ACK, result.status)
+
+    async def _run(self, handling: Handling, job: Job, pipeline: Pipeline, entry: Entry) -> ProcessingResult:
+        """Run the pipeline; alone, if an earlier run may have brought its worker down."""
+        attempts = entry.attempts
+        if handling.claim is not None and handling.claim.was_abandoned:
+            attempts = await self._with_bucket(lambda: self.ledger.count_attempt(job, WORKER_LOST))
+            handling.claim.was_abandoned = False
+            if attempts.count >= self.max_attempts:
+                raise WorkerLost(
+                    f"{attempts.count} runs failed or ended with their worker, this one at least"
+                )
+        async with self.gate.enter(alone=attempts.last in SUSPICIOUS):
+            handling.progress.stage = Stage.RUNNING
+            handling.progress.expected_end = self.durations.expected_end(_kind(pipeline))
+            started = self.durations.clock()
+            done = await self.runner.run(job, pipeline, lambda run: setattr(handling, "run", run))
+            self.durations.note(_kind(pipeline), self.durations.clock() - started)
+        await reach(Point.RUN)
+        return done
 
     async def _deliver(self, handling: Handling, job: Job, result: ProcessingResult) -> None:
         """Publish, then call back; before each try the lease must cover it."""
@@ -155,15 +212,22 @@ class Handler:
             url = await self._with_bucket(lambda: self.ledger.claim(job, result))
 
         async def publish() -> str:
-            await self._fence(handling.lease)
+            await self.fence.check(handling)
             return await self.results.publish(result, url)
 
         async def call_back() -> None:
-            await self._fence(handling.lease)
+            await self.fence.check(handling)
             await self.backend.deliver(job, result)
 
         await self.patience.persist("results topic", publish)
-        await self.patience.persist(self.backend.destination(job), call_back)
+        await reach(Point.PUBLISHED)
+        await self.patience.persist(
+            self.backend.destination(job),
+            call_back,
+            about=job.result_id,
+            everybody=self.backend.is_everybodys(job),
+        )
+        await reach(Point.CALLED_BACK)
 
     async def _decode(self, handling: Handling) -> Job | Ignored:
         decoded = self.decoder.decode(handling.delivery)
@@ -187,96 +251,10 @@ class Handler:
             pipeline_timeout=self.pipeline_timeout,
         )
 
-    async def _failed(self, handling: Handling, error: Exception) -> Outcome:
-        """Decide by the failure's class what becomes of the message."""
-        failure, failure_class = failure_of(error), class_of(error)
-        action = POLICY[failure_class]
-        log.warning(
-            "failed",
-            code=failure.code,
-            failure_class=failure.failure_class,
-            step_path=failure.step_path,
-            error=failure.message,
-            exc_info=error if failure.code == "internal_error" else None,
-        )
-        if action is Action.FORGET:
-            return Outcome(Settle.ACK, failure.code)
-        if action is Action.WAIT or self._is_an_outages(error):
-            return Outcome(Settle.HAND_BACK, failure.code, WAIT_AGAIN)
-        attempts = 1
-        try:
-            if action is Action.TRY_AGAIN and handling.job is not None:
-                job = handling.job
-                attempts = await self._with_bucket(lambda: self.ledger.count_attempt(job, failure.code))
-                if attempts < attempts_allowed(failure_class, self.max_attempts):
-                    return Outcome(Settle.HAND_BACK, failure.code, backoff(attempts))
-            if isinstance(error, MalformedMessage):
-                self._understand_what_can_be(handling)
-            await self.giving_up.give_up(
-                handling.delivery,
-                handling.job,
-                failure,
-                attempts=attempts,
-                may_reply=handling.may_reply,
-                was_recorded=handling.was_recorded,
-            )
-        except HoldExpired as hold:
-            return Outcome(Settle.HAND_BACK, hold.code, WAIT_AGAIN)
-        except Exception as second:
-            # Not even giving up worked: the message stays, and is given up when it comes again.
-            log.exception("giving_up_failed", error=str(second))
-            return Outcome(Settle.HAND_BACK, "giving_up_failed", WAIT_AGAIN)
-        return Outcome(Settle.ACK, "given_up")
-
-    def _is_an_outages(self, error: Exception) -> bool:
-        """Tell whether a step only ended because a peer was away for too long: that uses up no attempt."""
-        if not isinstance(error, StepFailed):
-            return False
-        is_out_of_time = isinstance(error.root, DeadlineExceeded)
-        return isinstance(error.root, HoldExpired) or (is_out_of_time and bool(self.patience.outages))
-
-    def _understand_what_can_be(self, handling: Handling) -> None:
-        """Find out whose photo a malformed message was about, so that its tenant can be told."""
-        known = known_of(handling.delivery.data)
-        if known is None or known.source is None:
-            return
-        digest = result_id(known.ids, known.source, handling.delivery.data.hex(), {})
-        handling.job = Job(
-            known.ids, known.source, PipelineDefinition(steps=()), {}, digest, callback_url=known.callback_url
-        )
-        try:
-            self.rules.check(known.ids, known.source)
-            self.backend.check(handling.job)
-        except (NotAllowed, CallbackFailed):
-            return
-        handling.may_reply = True
-
     async def _with_bucket(self, call: Callable[[], Awaitable[T]]) -> T:
         return await self.patience.persist(f"bucket {self.bucket}", call)
 
-    @asynccontextmanager
-    async def _one_at_a_time(self, name: str) -> AsyncIterator[None]:
-        """Let copies of one message wait for each other: the second finds what the first recorded."""
-        turn = self._in_hand.setdefault(name, _Turn())
-        turn.copies += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.copies -= 1
-            if turn.copies == 0:
-                del self._in_hand[name]
 
-    @staticmethod
-    async def _fence(lease: Lease) -> None:
-        """Stop before a side effect if another worker may have the message by now."""
-        if not await lease.secured(FENCE, timeout=FIRST_EXTENSION):
-            raise FencedOff(f"the lease covers {lease.remaining():.0f} s, less than {FENCE:g} s")
-
-
-@dataclass
-class _Turn:
-    """The copies of one message that this process holds."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    copies: int = 0
+def _kind(pipeline: Pipeline) -> Hashable:
+    """What runs of equal length have in common, as far as it can be known before."""
+    return tuple((call.step.name, call.params.model_dump_json()) for call in pipeline.calls())

@@ -4,14 +4,16 @@
 
 - `.json`: the result, written once; from here on nothing expensive is done again,
 - `.done`: published and called back; only the ack is missing,
-- `.failed`: the failed result of the message that was given up, with the legs still to do,
-- `.attempts`: how many runs failed.
+- `.failed`: the failed result of the message that was given up, with the legs already done,
+- `.attempts`: how many runs failed, or started and never ended,
+- `.claim`: who works on it now (`claims.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Protocol
 
 import orjson
@@ -21,7 +23,24 @@ from consumer.storage import ObjectStore, PreconditionFailed, StoredObject
 from contracts.result import ProcessingResult
 from pipeline_steps.errors import ObjectMissing
 
-_MESSAGE, _DONE = "message-id", "done"
+_MESSAGE, _DONE, _LEGS = "message-id", "done", "legs"
+
+
+class Leg(StrEnum):
+    """What giving up has to do, in this order, before the message is acked."""
+
+    DEAD_LETTERED = "dead-lettered"
+    PUBLISHED = "published"
+    CALLED_BACK = "called-back"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Runs of a job that failed, or started and never ended."""
+
+    count: int = 0
+    last: str = ""
+    """The code of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,9 @@ class Entry:
     """Delivered too: only the ack is missing."""
     was_recorded: bool = False
     """Of a failed result: whether a good one is recorded, of which only the delivery failed."""
+    legs: frozenset[Leg] = frozenset()
+    """Of a failed result: what was already done about it."""
+    attempts: Attempts = Attempts()
 
 
 class Ledger(Protocol):
@@ -49,12 +71,22 @@ class Ledger(Protocol):
         """Keep the result and return the one that counts: an earlier one of the same work wins."""
         ...
 
+    async def mark_leg(
+        self, job: Job, result: ProcessingResult, message_id: str, legs: frozenset[Leg]
+    ) -> None:
+        """Keep what has been done about a failed result."""
+        ...
+
     async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
         """Keep that the result was delivered."""
         ...
 
-    async def count_attempt(self, job: Job, code: str) -> int:
-        """Count a run that failed, and return how many have."""
+    async def count_attempt(self, job: Job, code: str) -> Attempts:
+        """Count a run that failed or never ended, and return all so far."""
+        ...
+
+    async def forget_attempts(self, job: Job) -> None:
+        """Start counting anew: the work is done, or given up and may be replayed."""
         ...
 
     async def claim(self, job: Job, result: ProcessingResult) -> str:
@@ -71,20 +103,28 @@ class BucketLedger:
 
     async def look_up(self, job: Job, message_id: str) -> Entry:
         """Return what was recorded; a record of a photo that was replaced since is not this job's."""
-        failed, record, done = await asyncio.gather(
-            self._read(job, "failed"), self._read(job, "json"), self._read(job, "done")
+        failed, record, done, attempts = await asyncio.gather(
+            *(self._read(job, ending) for ending in ("failed", "json", "done", "attempts"))
         )
         if failed is not None and failed.info.metadata.get(_MESSAGE) == message_id:
             # Our own giving-up was cut short; another message's failure is no reason not to run.
-            is_done = failed.info.metadata.get(_DONE) == "1"
-            return Entry(job, _result(failed), is_done, was_recorded=record is not None)
+            metadata = failed.info.metadata
+            return Entry(
+                job,
+                _result(failed),
+                metadata.get(_DONE) == "1",
+                was_recorded=record is not None,
+                legs=frozenset(Leg(leg) for leg in metadata.get(_LEGS, "").split(",") if leg),
+            )
         if record is None:
-            return Entry(job)
+            return Entry(job, attempts=_attempts(attempts))
         result = _result(record)
-        if record.info.metadata.get(_MESSAGE) == message_id or await self._is_current(job, result):
-            return Entry(job, result, done is not None)
-        if result.image_generation is None:
-            return Entry(job, result, done is not None)
+        if (
+            record.info.metadata.get(_MESSAGE) == message_id
+            or result.image_generation is None
+            or await self._is_current(job, result)
+        ):
+            return Entry(job, result, done is not None, attempts=_attempts(attempts))
         current = await self._store.stat(job.source.bucket, job.source.name)
         renewed = replace(job, result_id=of_generation(job.result_id, current.generation))
         return await self.look_up(renewed, message_id)
@@ -94,8 +134,7 @@ class BucketLedger:
         data, metadata = result.model_dump_json().encode(), {_MESSAGE: message_id}
         if result.status == "failed":
             await self._write(job, "failed", data, metadata)
-            # The attempts are used up; a replay has its own.
-            await self._store.delete(self._bucket, _name(job, "attempts"))
+            await self.forget_attempts(job)  # they are used up; a replay has its own
             return result
         try:
             await self._write(job, "json", data, metadata, only_if_new=True)
@@ -105,6 +144,13 @@ class BucketLedger:
                 return _result(earlier)
             raise
         return result
+
+    async def mark_leg(
+        self, job: Job, result: ProcessingResult, message_id: str, legs: frozenset[Leg]
+    ) -> None:
+        """Write the failed result again, with what has been done."""
+        metadata = {_MESSAGE: message_id, _LEGS: ",".join(sorted(legs))}
+        await self._write(job, "failed", result.model_dump_json().encode(), metadata)
 
     async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
         """Write the marker; a failed result carries its own."""
@@ -117,27 +163,31 @@ class BucketLedger:
         except PreconditionFailed:
             return  # somebody marked it already
 
-    async def count_attempt(self, job: Job, code: str) -> int:
-        """Count a run that failed; two workers that count at once are both counted."""
+    async def count_attempt(self, job: Job, code: str) -> Attempts:
+        """Count a run; two workers that count at once are both counted."""
         while True:
             earlier = await self._read(job, "attempts")
-            count = (orjson.loads(earlier.data)["count"] if earlier else 0) + 1
+            attempts = Attempts(_attempts(earlier).count + 1, code)
             try:
                 await self._store.write(
                     self._bucket,
-                    _name(job, "attempts"),
-                    orjson.dumps({"count": count, "last": code}),
+                    object_name(job, "attempts"),
+                    orjson.dumps({"count": attempts.count, "last": attempts.last}),
                     content_type="application/json",
                     if_generation_match=earlier.info.generation if earlier else 0,
                 )
             except PreconditionFailed:
                 continue
-            return int(count)
+            return attempts
+
+    async def forget_attempts(self, job: Job) -> None:
+        """Delete the count."""
+        await self._store.delete(self._bucket, object_name(job, "attempts"))
 
     async def claim(self, job: Job, result: ProcessingResult) -> str:
         """Return the url of the record."""
         del result
-        return f"gs://{self._bucket}/{_name(job, 'json')}"
+        return f"gs://{self._bucket}/{object_name(job, 'json')}"
 
     async def _is_current(self, job: Job, result: ProcessingResult) -> bool:
         if job.source.generation is not None:
@@ -150,7 +200,7 @@ class BucketLedger:
 
     async def _read(self, job: Job, ending: str) -> StoredObject | None:
         try:
-            return await self._store.read(self._bucket, _name(job, ending))
+            return await self._store.read(self._bucket, object_name(job, ending))
         except ObjectMissing:
             return None
 
@@ -159,7 +209,7 @@ class BucketLedger:
     ) -> None:
         await self._store.write(
             self._bucket,
-            _name(job, ending),
+            object_name(job, ending),
             data,
             content_type="application/json",
             metadata=metadata,
@@ -173,41 +223,57 @@ class NoLedger:
     def __init__(self, store: ObjectStore, bucket: str) -> None:
         self._store = store
         self._bucket = bucket
-        self._attempts: dict[str, int] = {}
+        self._attempts: dict[str, Attempts] = {}
 
     async def look_up(self, job: Job, message_id: str) -> Entry:
         """Return that nothing is known."""
         del message_id
-        return Entry(job)
+        return Entry(job, attempts=self._attempts.get(job.result_id, Attempts()))
 
     async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
         """Keep nothing."""
         del job, message_id
         return result
 
+    async def mark_leg(
+        self, job: Job, result: ProcessingResult, message_id: str, legs: frozenset[Leg]
+    ) -> None:
+        """Keep nothing."""
+
     async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
         """Keep nothing."""
-        del message_id, result
-        self._attempts.pop(job.result_id, None)
+        await self.forget_attempts(job)
 
-    async def count_attempt(self, job: Job, code: str) -> int:
+    async def count_attempt(self, job: Job, code: str) -> Attempts:
         """Count in this process only."""
-        del code
-        self._attempts[job.result_id] = self._attempts.get(job.result_id, 0) + 1
-        return self._attempts[job.result_id]
+        attempts = Attempts(self._attempts.get(job.result_id, Attempts()).count + 1, code)
+        self._attempts[job.result_id] = attempts
+        return attempts
+
+    async def forget_attempts(self, job: Job) -> None:
+        """Forget them."""
+        self._attempts.pop(job.result_id, None)
 
     async def claim(self, job: Job, result: ProcessingResult) -> str:
         """Write the result, for its readers only."""
-        name = _name(job, "json")
+        name = object_name(job, "json")
         await self._store.write(
             self._bucket, name, result.model_dump_json().encode(), content_type="application/json"
         )
         return f"gs://{self._bucket}/{name}"
 
 
-def _name(job: Job, ending: str) -> str:
+def object_name(job: Job, ending: str) -> str:
+    """Return where the ledger keeps something of a job."""
     ids = job.ids
     return f"{ids.tenant_id}/results/{ids.session_id}/{ids.image_id}/{job.result_id}.{ending}"
+
+
+def _attempts(stored: StoredObject | None) -> Attempts:
+    if stored is None:
+        return Attempts()
+    body = orjson.loads(stored.data)
+    return Attempts(int(body["count"]), str(body["last"]))
 
 
 def _result(stored: StoredObject) -> ProcessingResult:

@@ -39,6 +39,12 @@ class Outcome:
     """Seconds after which a message handed back may come again."""
     lingering: frozenset[asyncio.Future[Any]] = frozenset()
     """Threads of the run that have not returned: they still hold its slot."""
+    dead_letter: str = ""
+    """The code with which it was given up."""
+
+
+WAIT_AGAIN = 60.0
+"""Seconds after which a message that waits for an operator, or for a peer, comes again."""
 
 
 class Action(Enum):
@@ -62,6 +68,10 @@ POLICY: Mapping[FailureClass, Action] = {
     FailureClass.SUPERSEDED: Action.FORGET,
 }
 
+WORKER_LOST, OUT_OF_MEMORY = "worker_lost", "out_of_memory"
+SUSPICIOUS = frozenset({WORKER_LOST, OUT_OF_MEMORY})
+"""After a run that ended like this, the next one runs alone: it may have brought others down with it."""
+
 INTERNAL_ATTEMPTS = 2
 """An error nobody foresaw is likely to come again."""
 
@@ -79,6 +89,8 @@ def backoff(attempt: int) -> float:
 def class_of(error: BaseException) -> FailureClass:
     """Return what kind of failure `error` is; one that nobody foresaw is internal."""
     match error:
+        case StepFailed(root=MemoryError()):
+            return FailureClass.TRANSIENT
         case StepFailed() | StepError() | WorkerError():
             return error.failure_class
         case InvalidPipeline():
@@ -89,6 +101,8 @@ def class_of(error: BaseException) -> FailureClass:
             return FailureClass.CONFIGURATION
         case BrokerError():
             return FailureClass.PERMANENT
+        case MemoryError():
+            return FailureClass.TRANSIENT
         case _:
             return FailureClass.INTERNAL
 
@@ -98,6 +112,10 @@ def failure_of(error: BaseException) -> Failure:
     code: str
     path: str | None
     match error:
+        case StepFailed(root=MemoryError()):
+            code, path = OUT_OF_MEMORY, error.path
+        case MemoryError():
+            code, path = OUT_OF_MEMORY, None
         case StepFailed():
             code, path = error.code, error.path
         case StepError() | WorkerError():

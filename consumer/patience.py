@@ -3,13 +3,17 @@
 A *destination* (the results topic, the bucket, one callback host) that nobody reaches any more is an outage:
 its callers wait without using up attempts, and the worker stops pulling until one of them gets through. One
 message that keeps failing while others succeed is no outage: it is tried for a while and then fails.
+
+A peer of Google's that fails after the client's own tries is away for everybody. A backend's host may mind a
+single message, so its circuit opens only after several failures over several messages with no success
+between. While it is open, answers that would else fail a message are waited through too. Those who wait are
+the probes: the first success closes it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeVar
@@ -56,12 +60,36 @@ def verdict_of(error: Exception) -> Verdict:
             return Verdict.TELL
 
 
+CIRCUIT_FAILURES, CIRCUIT_MESSAGES = 5, 3
+"""A host's circuit opens after so many failures over at least so many messages, with no success between."""
+
+
 @dataclass
 class _Destination:
+    is_everybodys: bool = True
+    """Whether every message needs it: then nothing is pulled while it is away."""
     reason: str = ""
     """Why it is being waited for; empty while nobody waits."""
     is_configuration: bool = False
     last_success: float = float("-inf")
+    failures: int = 0
+    about: set[str] = field(default_factory=set)
+    """The messages that failed since the last success."""
+    holding: int = 0
+    """How many callers wait for it to come back."""
+    is_open: bool = False
+    """Whether nobody reaches it: its circuit."""
+
+    def failed(self, error: Exception, about: str) -> None:
+        self.failures += 1
+        self.about.add(about)
+        minds_messages = isinstance(error, CallbackFailed)
+        if not minds_messages or (self.failures >= CIRCUIT_FAILURES and len(self.about) >= CIRCUIT_MESSAGES):
+            self.is_open = True
+
+    def succeeded(self, now: float) -> None:
+        self.last_success, self.failures, self.reason, self.is_open = now, 0, "", False
+        self.about.clear()
 
 
 @dataclass
@@ -73,83 +101,138 @@ class Patience:
     not_found_timeout: float = 120.0
     wait_initial: float = 0.5
     wait_max: float = 15.0
+    share: int = 1000
+    """How many callers may wait for a host that only some messages need."""
     clock: Callable[[], float] = time.monotonic
     _destinations: dict[str, _Destination] = field(default_factory=dict)
 
     @property
     def outages(self) -> dict[str, str]:
-        """The destinations that are waited for, with the reason: while there are any, nothing is pulled."""
-        return {name: held.reason for name, held in self._destinations.items() if held.reason}
+        """What everybody needs and nobody reaches, with the reason: while there is any, nothing is pulled."""
+        return {
+            name: held.reason
+            for name, held in self._destinations.items()
+            if held.is_everybodys and held.holding and held.is_open
+        }
 
     @property
-    def misconfigured(self) -> bool:
-        """Whether one of them needs an operator: then the worker is not ready."""
-        return any(held.reason and held.is_configuration for held in self._destinations.values())
+    def waiting(self) -> dict[str, str]:
+        """Whoever is waited for, by everybody or by a single message, with the reason."""
+        return {name: held.reason for name, held in self._destinations.items() if held.holding}
 
-    async def persist(self, destination: str, call: Callable[[], Awaitable[T]]) -> T:
+    @property
+    def open_circuits(self) -> int:
+        """How many destinations nobody reaches."""
+        return sum(held.is_open for held in self._destinations.values())
+
+    @property
+    def misconfigured(self) -> dict[str, str]:
+        """What an operator has to put right, with the reason: then the worker is not ready."""
+        return {
+            name: held.reason
+            for name, held in self._destinations.items()
+            if held.holding and held.is_configuration
+        }
+
+    def is_taken(self, destination: str) -> bool:
+        """Tell whether as many wait for it already as may: then nothing more is run for it."""
+        held = self._destinations.get(destination)
+        return held is not None and not held.is_everybodys and held.holding >= self.share
+
+    async def persist(
+        self,
+        destination: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        about: str = "",
+        everybody: bool = True,
+    ) -> T:
         """Call until it succeeds or waiting is no use.
 
+        Args:
+            destination: who is called, by a name that others who call the same use too.
+            call: one try.
+            about: the piece of work, where the peer may mind this one and no other.
+            everybody: whether all messages need the destination.
+
         Raises:
-            HoldExpired: the destination was away for longer than `hold_timeout`.
+            HoldExpired: the destination was away for longer than `hold_timeout`, or too many wait for it.
             Exception: what `call` raised last, when it is not worth waiting for.
         """
-        held = self._destinations.setdefault(destination, _Destination())
+        held = self._destinations.setdefault(destination, _Destination(everybody))
         started = self.clock()
         since: float | None = None
         """Since when it is about this message: an outage waited through before does not count."""
         waits = iter(_backoff(self.wait_initial, self.wait_max))
+        waiting = _Waiting(held)
 
         def decide(error: Exception) -> bool | float:
             nonlocal since
             asked = getattr(error, "retry_after", None) or 0.0
-            match verdict_of(error):
-                case Verdict.TELL:
-                    return False
-                case Verdict.HOLD if held.last_success < started:
-                    if self.clock() - started > self.hold_timeout:
-                        raise HoldExpired(
-                            f"{destination} was away for {self.hold_timeout:g} s: {error}"
-                        ) from error
-                    self._note(destination, held, error)
-                    return max(next(waits), asked)
-                case _:
-                    # Others get through, or the peer answers: it is about this message.
-                    since = self.clock() if since is None else since
-                    if self.clock() - since >= self._limit(error):
-                        return False
-                    return max(next(waits), asked)
+            verdict = verdict_of(error)
+            if verdict is Verdict.TELL:
+                return False
+            if not _is_not_found(error):
+                held.failed(error, about)
+            is_away = verdict is Verdict.HOLD or (held.is_open and not _is_not_found(error))
+            if is_away and held.last_success < started:
+                if self.clock() - started > self.hold_timeout:
+                    raise HoldExpired(
+                        f"{destination} was away for {self.hold_timeout:g} s: {error}"
+                    ) from error
+                if not waiting.entered and not held.is_everybodys and held.holding >= self.share:
+                    raise HoldExpired(f"{destination}: {held.holding} others wait for it: {error}") from error
+                if not held.reason:
+                    log.warning("waiting_for_peer", destination=destination, error=str(error))
+                waiting.enter(error)
+                return max(next(waits), asked)
+            # Others get through, or the peer answers: it is about this message.
+            waiting.leave()
+            since = self.clock() if since is None else since
+            if self.clock() - since >= (
+                self.not_found_timeout if _is_not_found(error) else self.retry_timeout
+            ):
+                return False
+            return max(next(waits), asked)
 
-        with _waiting(held):
+        try:
             async for attempt in stamina.retry_context(on=decide, attempts=None, timeout=None):
                 with attempt:
                     result = await call()
-        held.last_success = self.clock()
+        finally:
+            waiting.leave()
+        held.succeeded(self.clock())
         return result
 
-    def _limit(self, error: Exception) -> float:
-        not_found = isinstance(error, CallbackFailed) and error.failure_class is FailureClass.NOT_FOUND
-        return self.not_found_timeout if not_found else self.retry_timeout
 
-    def _note(self, destination: str, held: _Destination, error: Exception) -> None:
-        if not held.reason:
-            log.warning("waiting_for_peer", destination=destination, error=str(error))
-        held.reason = str(error) or type(error).__name__
-        held.is_configuration = is_configuration(error)
+@dataclass
+class _Waiting:
+    """One caller's place among those who wait for a destination."""
+
+    held: _Destination
+    entered: bool = False
+
+    def enter(self, error: Exception) -> None:
+        self.held.holding += not self.entered
+        self.entered = True
+        self.held.reason = str(error) or type(error).__name__
+        self.held.is_configuration = is_configuration(error)
+
+    def leave(self) -> None:
+        self.held.holding -= self.entered
+        self.entered = False
+        if not self.held.holding:
+            self.held.reason, self.held.is_configuration = "", False
+
+
+def _is_not_found(error: Exception) -> bool:
+    return isinstance(error, CallbackFailed) and error.failure_class is FailureClass.NOT_FOUND
 
 
 def is_configuration(error: Exception) -> bool:
     """Tell whether an operator has to act before the error can go away."""
     failure_class = getattr(error, "failure_class", None)
     return failure_class is FailureClass.CONFIGURATION or isinstance(error, BrokerMisconfigured)
-
-
-@contextmanager
-def _waiting(held: _Destination) -> Iterator[None]:
-    """Forget the outage once a call ends, however it ends: others note it again if it goes on."""
-    try:
-        yield
-    finally:
-        held.reason, held.is_configuration = "", False
 
 
 def _backoff(initial: float, longest: float) -> Iterator[float]:

@@ -1,8 +1,17 @@
 """The worker's life: pull what fits, handle it, settle it; and on SIGTERM drain.
 
-Nothing is leased beyond the free slots, so no message waits here while another pod is idle. The order of
-draining: stop pulling first, so that nothing new arrives; let work in flight finish, because it is paid for;
-then hand back what did not, so that others get it at once rather than when its lease runs out.
+Nothing is leased beyond the free slots, so no message waits here while another pod is idle.
+
+The order of draining, and why:
+
+1. stop pulling, so that nothing new arrives;
+2. hand back what has not begun, and every run that cannot be over in time: others can start it at once;
+3. let the rest finish, because it is paid for; what is recorded already goes first by itself, it is short;
+4. hand back what did not make it after all, rather than let its lease run out;
+5. only then stop keeping leases, and close connections: acks, publishes and claims need both.
+
+In the mode `abort`, for nodes that are taken away within seconds, no run is waited for in step 3, and what is
+being delivered has five seconds. Whatever is handed back uses up no attempt.
 """
 
 from __future__ import annotations
@@ -11,28 +20,31 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
 from consumer.broker import BrokerError, BrokerMisconfigured, Delivery, Subscriber
 from consumer.broker.leases import Lease, LeaseKeeper
+from consumer.failpoints import Point, reach
 from consumer.outcomes import Outcome, Settle
-from consumer.patience import Patience
+from consumer.progress import Progress, Stage
 
 log = structlog.get_logger()
 
 HAND_BACK_TIMEOUT = 10.0
 """Seconds that handing back may take at the end of a drain."""
+ABORT_DELIVERY, ABORT_HAND_BACK = 5.0, 4.0
+"""The same when everything must be over within ten seconds, and how long what is being delivered has."""
 _PULL_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
-_OUTAGE_LOOK = 0.2
-"""Seconds between two looks at whether an outage is over."""
+_PAUSE_LOOK = 0.2
+"""Seconds between two looks at whether pulling may go on."""
 
 
 class Handles(Protocol):
     """What the worker asks of the handler."""
 
-    async def handle(self, delivery: Delivery, lease: Lease) -> Outcome:
+    async def handle(self, delivery: Delivery, lease: Lease, progress: Progress) -> Outcome:
         """Handle one delivery; raise only when cancelled."""
         ...
 
@@ -44,15 +56,17 @@ class Worker:
     subscriber: Subscriber
     keeper: LeaseKeeper
     handler: Handles
-    patience: Patience
     slots: int
     drain_timeout: float
+    drain_mode: Literal["finish", "abort"] = "finish"
+    pauses: Callable[[], str] = lambda: ""
+    """Why nothing should be pulled just now: an outage, or the brake. Empty while all is well."""
     on_outcome: Callable[[Delivery, Outcome, float], None] = lambda *_: None
     """Told of every delivery's end, with the seconds it took."""
     is_pulling: bool = False
     trouble: str = ""
     """Why messages cannot be pulled, while that is so."""
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: dict[asyncio.Task[None], Progress] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _lingering_since: dict[asyncio.Task[None], float] = field(default_factory=dict)
@@ -94,8 +108,8 @@ class Worker:
             if self.busy >= self.slots:
                 await self._changed.wait()
                 continue
-            if self.patience.outages:
-                await self._wait(_OUTAGE_LOOK)
+            if self.pauses():
+                await self._wait(_PAUSE_LOOK)
                 continue
             try:
                 deliveries = await self._pull(self.slots - self.busy)
@@ -126,23 +140,23 @@ class Worker:
 
     def _start(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            lease = self.keeper.hold(delivery.ack_id)
-            task = asyncio.create_task(self._work(delivery, lease), name=delivery.message_id)
-            self._tasks.add(task)
+            lease, progress = self.keeper.hold(delivery.ack_id), Progress()
+            task = asyncio.create_task(self._work(delivery, lease, progress), name=delivery.message_id)
+            self._tasks[task] = progress
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         self._lingering_since.pop(task, None)
         self._changed.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("worker_failed", exc_info=task.exception())
 
-    async def _work(self, delivery: Delivery, lease: Lease) -> None:
+    async def _work(self, delivery: Delivery, lease: Lease, progress: Progress) -> None:
         structlog.contextvars.bind_contextvars(message_id=delivery.message_id)
         started = time.monotonic()
         try:
-            outcome = await self.handler.handle(delivery, lease)
+            outcome = await self.handler.handle(delivery, lease, progress)
         except asyncio.CancelledError:
             await self._settle(delivery, lease, Outcome(Settle.HAND_BACK, "drained"))
             raise
@@ -162,6 +176,7 @@ class Worker:
             match outcome.settle:
                 case Settle.ACK:
                     await self.subscriber.acknowledge([delivery.ack_id])
+                    await reach(Point.ACKED)
                 case Settle.HAND_BACK:
                     await self.subscriber.modify_deadline([delivery.ack_id], round(min(outcome.delay, 600)))
                 case Settle.LEAVE:
@@ -173,13 +188,20 @@ class Worker:
         self.is_pulling = False
         if not self._tasks:
             return
-        log.info("draining", in_flight=len(self._tasks), timeout=self.drain_timeout)
-        _, unfinished = await asyncio.wait(self._tasks, timeout=self.drain_timeout)
+        await asyncio.sleep(0)  # a task cancelled before its first turn would hand nothing back
+        is_abort = self.drain_mode == "abort"
+        timeout = min(self.drain_timeout, ABORT_DELIVERY) if is_abort else self.drain_timeout
+        end = time.monotonic() + timeout
+        hopeless = [task for task, progress in self._tasks.items() if _is_hopeless(progress, end, is_abort)]
+        log.info("draining", in_flight=len(self._tasks), handed_back_at_once=len(hopeless), timeout=timeout)
+        for task in hopeless:
+            task.cancel()
+        _, unfinished = await asyncio.wait(self._tasks, timeout=timeout)
         for task in unfinished:
             task.cancel()
         if unfinished:
             log.warning("handing_back", messages=len(unfinished))
-            await asyncio.wait(unfinished, timeout=HAND_BACK_TIMEOUT)
+            await asyncio.wait(unfinished, timeout=ABORT_HAND_BACK if is_abort else HAND_BACK_TIMEOUT)
 
     async def _wait(self, seconds: float) -> None:
         """Wait, but no longer than until the worker is to stop."""
@@ -188,3 +210,14 @@ class Worker:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _is_hopeless(progress: Progress, end: float, is_abort: bool) -> bool:
+    """Tell whether waiting for it until `end` is no use."""
+    match progress.stage:
+        case Stage.WAITING:
+            return True
+        case Stage.RUNNING:
+            return is_abort or (progress.expected_end is not None and progress.expected_end > end)
+        case Stage.DELIVERING:
+            return False

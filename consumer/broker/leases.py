@@ -111,6 +111,8 @@ class LeaseKeeper:
         self._news = False
         self._stopping = False
         self._ticked = self._next_look = clock()
+        self.lag = 0.0
+        """Seconds by which the latest extension was sent later than it was due."""
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -164,6 +166,7 @@ class LeaseKeeper:
             due = [lease for lease in self._leases if lease.due <= now]
             fresh = [lease for lease in due if not lease.confirmed and not lease.failures]
             alone = [lease for lease in due if lease.confirmed or lease.failures]
+            self.lag = max((now - lease.due for lease in due), default=self.lag)
             for lease in due:
                 lease.due = now + self._rpc_timeout + _BACKSTOP  # unless an answer says otherwise
         # What was just delivered goes out together: a busy worker would else send one RPC for every message.

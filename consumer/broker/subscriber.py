@@ -58,9 +58,17 @@ class PubSubSubscriber:
         self._subscription = subscription
         self._pull_timeout = pull_timeout
         self._budget = budget
-        self._channel = endpoint.ready().connect()
+        self._endpoint = endpoint.ready()
         self._closed = False
-        routing = f"subscription={quote(subscription, safe='')}"
+        self._retired: grpc.Channel | None = None
+        self.silences = 0
+        """Pulls that got no answer at all, after each of which the connection was made anew."""
+        self._connect()
+        self._acks = Acks(self._send_acks)
+
+    def _connect(self) -> None:
+        self._channel = self._endpoint.connect()
+        routing = f"subscription={quote(self._subscription, safe='')}"
 
         def method(name: str, request: Any, response: Any) -> Method:
             return unary(self._channel, "Subscriber", name, request, response, routing)
@@ -68,7 +76,19 @@ class PubSubSubscriber:
         self._pull = method("Pull", _PullRequest, types.PullResponse.pb())
         self._acknowledge = method("Acknowledge", _AcknowledgeRequest, _Nothing)
         self._modify = method("ModifyAckDeadline", _ModifyRequest, _Nothing)
-        self._acks = Acks(self._send_acks)
+
+    def _reconnect(self) -> None:
+        """Go on over a new connection: a peer that is silent for longer than it should may stay so.
+
+        Calls under way over the old one get the time until the next change.
+        """
+        if self._closed:
+            return
+        self.silences += 1
+        oldest, self._retired = self._retired, self._channel
+        self._connect()
+        if oldest is not None:
+            oldest.close()
 
     async def pull(self, max_messages: int) -> Sequence[Delivery]:
         """Wait for messages and return at most `max_messages` of them; none after a while is no error.
@@ -90,6 +110,7 @@ class PubSubSubscriber:
             response = answer_of(call)
         except RpcFailed as failure:
             if self._closed or failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._reconnect()
                 return ()
             raise failure.as_broker_error(f"pull from {self._subscription}") from failure
         return [_delivery(received) for received in response.received_messages]
@@ -117,7 +138,7 @@ class PubSubSubscriber:
         lost: frozenset[str] = frozenset()
         for start in range(0, len(ack_ids), MAX_IDS_PER_RPC):
             chunk = ack_ids[start : start + MAX_IDS_PER_RPC]
-            lost |= await self._confirmed(self._modify, self._modify_request(seconds), chunk)
+            lost |= await self._confirmed(lambda: self._modify, self._modify_request(seconds), chunk)
         if lost:
             raise LeaseLost(lost)
 
@@ -143,7 +164,9 @@ class PubSubSubscriber:
         """Release the connection; a pull that waits ends with no messages."""
         self._closed = True
         await self._acks.close()
-        self._channel.close()
+        for channel in (self._channel, self._retired):
+            if channel is not None:
+                channel.close()
 
     def _modify_request(self, seconds: int) -> Callable[[Sequence[str]], Any]:
         def request(ack_ids: Sequence[str]) -> Any:
@@ -157,10 +180,10 @@ class PubSubSubscriber:
         def request(ids: Sequence[str]) -> Any:
             return _AcknowledgeRequest(subscription=self._subscription, ack_ids=ids)
 
-        return await self._confirmed(self._acknowledge, request, ack_ids)
+        return await self._confirmed(lambda: self._acknowledge, request, ack_ids)
 
     async def _confirmed(
-        self, method: Method, request: Callable[[Sequence[str]], Any], ack_ids: Sequence[str]
+        self, method: Callable[[], Method], request: Callable[[Sequence[str]], Any], ack_ids: Sequence[str]
     ) -> frozenset[str]:
         """Try until every id is accepted or refused; return the refused ones."""
         lost: frozenset[str] = frozenset()
@@ -168,7 +191,7 @@ class PubSubSubscriber:
         for pause, timeout in self._budget.attempts():
             await asyncio.sleep(pause)
             try:
-                await method(request(ack_ids), timeout)
+                await method()(request(ack_ids), timeout)
             except RpcFailed as failed:
                 failure = failed
             else:

@@ -286,6 +286,7 @@ class LocalStack:
             "routes_file": await asyncio.to_thread(write_routes, self.folder / "routes.yaml", routes),
             "model_path": self._model_path,
             "backend_url": self.backend_url,
+            "brake_dead_letters": 0,  # whoever tries out bad messages here wants to see each of them
         }
         return given_settings({**values, **self._overrides})
 

@@ -26,6 +26,12 @@ class Metrics:
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
             registry=self.registry,
         )
+        self._dead_letters = Counter(
+            "mlworker_dead_letters_total",
+            "Messages given up, by the code of the reason.",
+            ["code"],
+            registry=self.registry,
+        )
         self._warnings = Counter(
             "mlworker_message_warnings_total",
             "Unknown keys and settings in messages.",
@@ -52,10 +58,12 @@ class Metrics:
         """Count something odd in a message that was processed all the same."""
         self._warnings.inc()
 
-    def delivery_ended(self, outcome: str, seconds: float) -> None:
-        """Count a delivery."""
+    def delivery_ended(self, outcome: str, seconds: float, dead_letter: str = "") -> None:
+        """Count a delivery, and the code with which it was given up, if it was."""
         self._messages.labels(outcome).inc()
         self._seconds.observe(seconds)
+        if dead_letter:
+            self._dead_letters.labels(dead_letter).inc()
 
     def batch_ran(self, model: str, size: int, seconds: float, waited: float) -> None:
         """Count a batch."""

@@ -92,12 +92,15 @@ class Backend:
         if url is not None:
             self.hosts.check(url)
 
+    def is_everybodys(self, job: Job) -> bool:
+        """Tell whether the job's callbacks go where most others' go too: to the backend itself."""
+        return job.callback_url is None or (
+            self.base_url is not None and _host(job.callback_url) == _host(self.base_url)
+        )
+
     def destination(self, job: Job) -> str:
         """Return the name of the peer that the job's callbacks share with others."""
-        try:
-            return f"callback {httpx.URL(self.url(job, 'result') or '').raw_host.decode('ascii')}"
-        except httpx.InvalidURL:
-            return "callback"  # `deliver` says what is wrong with it
+        return f"callback {_host(self.url(job, 'result') or '')}"
 
     @staticmethod
     def _body(job: Job, result: ProcessingResult, event: str, url: str) -> BaseModel:
@@ -147,6 +150,13 @@ class Backend:
                 ) from error
         # The status is the answer, whatever became of the rest of it.
         check_answer(host, response, answer)
+
+
+def _host(url: str) -> str:
+    try:
+        return httpx.URL(url).raw_host.decode("ascii").lower()
+    except httpx.InvalidURL:
+        return ""  # `deliver` says what is wrong with it
 
 
 async def _read_some(response: httpx.Response) -> str:

@@ -132,7 +132,7 @@ def test_an_expired_key_at_the_backend_holds_everything_and_dead_letters_nothing
         site.backend.answers = [401, 401]
         async with site.worker() as running:
             site.publish(site.request(LOOK))
-            await site.until(lambda: running.worker.patience.misconfigured, "the worker to notice")
+            await site.until(lambda: running.patience.misconfigured, "the worker to notice")
             await site.until_settled(1)
         assert site.reasons() == ["succeeded"]
         assert await site.dead_letters() == []
@@ -189,7 +189,7 @@ def test_a_results_topic_that_does_not_exist_is_waited_for_and_alerts(play):
         site.publish(site.request(LOOK))
         fault = site.broker.fail("Publish", grpc.StatusCode.NOT_FOUND)
         async with site.worker() as running:
-            await site.until(lambda: running.worker.patience.misconfigured, "the worker to notice")
+            await site.until(lambda: running.patience.misconfigured, "the worker to notice")
             fault.lift()
             await site.until_settled(1)
         assert site.reasons() == ["succeeded"]

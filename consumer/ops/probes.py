@@ -1,0 +1,72 @@
+"""What the outside sees of a worker: its probes, and the numbers that are read when they are scraped."""
+
+from __future__ import annotations
+
+from consumer.brake import Brake
+from consumer.broker.leases import LeaseKeeper
+from consumer.broker.subscriber import PubSubSubscriber
+from consumer.models.pool import ModelPool
+from consumer.ops.health import Probes
+from consumer.ops.loop_lag import LoopLag
+from consumer.ops.metrics import Metrics
+from consumer.patience import Patience
+from consumer.worker import Worker
+
+_HUNG_DEVICE = 300.0
+_STUCK_THREAD = 60.0
+_STALE_KEEPER = 30.0
+
+
+def probes_of(
+    worker: Worker, keeper: LeaseKeeper, pool: ModelPool, patience: Patience, brake: Brake
+) -> Probes:
+    """Return what each probe looks at."""
+
+    def if_not(condition: bool, why: str) -> str:
+        return "" if condition else why
+
+    return Probes(
+        startup={"models": lambda: if_not(pool.ready, "warming up")},
+        readiness={
+            "models": lambda: if_not(pool.ready, "not warm"),
+            "pulling": lambda: if_not(worker.is_pulling, worker.trouble or "not pulling"),
+            "draining": lambda: if_not(not worker.is_draining, "draining"),
+            "configuration": lambda: "; ".join(f"{k}: {v}" for k, v in patience.misconfigured.items()),
+            "brake": lambda: brake.why,
+        },
+        liveness={
+            "devices": lambda: if_not(
+                pool.busy_for() < _HUNG_DEVICE, f"a batch has been running for {pool.busy_for():.0f} s"
+            ),
+            "threads": lambda: if_not(
+                worker.lingering_for() < _STUCK_THREAD, "a step's thread does not return"
+            ),
+            "leases": lambda: if_not(
+                worker.busy == 0 or keeper.last_tick_age() < _STALE_KEEPER, "the lease keeper stands still"
+            ),
+        },
+    )
+
+
+def watch_worker(
+    metrics: Metrics,
+    worker: Worker,
+    keeper: LeaseKeeper,
+    subscriber: PubSubSubscriber,
+    patience: Patience,
+    brake: Brake,
+    loop_lag: LoopLag,
+) -> None:
+    """Export the worker's state."""
+    watch = metrics.watch
+    watch("slots_busy", "Slots taken.", lambda: worker.busy)
+    watch("leases_held", "Messages leased.", lambda: keeper.held)
+    watch("lease_remaining_seconds", "Of the lease that ends first.", lambda: keeper.shortest() or 0)
+    watch("lease_keeper_age_seconds", "Since the keeper's last turn.", keeper.last_tick_age)
+    watch("lease_lag_seconds", "By how much the latest extension was late.", lambda: keeper.lag)
+    watch("loop_lag_seconds", "By how much the event loop's latest turn was late.", lambda: loop_lag.seconds)
+    watch("silent_pulls", "Pulls without an answer; the connection was renewed.", lambda: subscriber.silences)
+    watch("circuits_open", "Destinations that nobody reaches.", lambda: patience.open_circuits)
+    watch("peers_waited_for", "Destinations with callers that wait.", lambda: len(patience.waiting))
+    watch("misconfigured", "Destinations an operator has to put right.", lambda: len(patience.misconfigured))
+    watch("brake_engaged", "1 while too many messages are given up for one reason.", lambda: bool(brake.why))
