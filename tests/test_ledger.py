@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from consumer.jobs import Ids, Job, Source, of_generation, result_id
-from consumer.ledger import BucketLedger, Entry, NoLedger
+from consumer.ledger import Attempts, BucketLedger, Entry, Leg, NoLedger
 from consumer.storage.filesystem import FilesystemStore
 from contracts.builders import pipeline
 from contracts.result import Failure, ProcessingResult
@@ -309,9 +309,10 @@ class TestFailures:
 class TestAttempts:
     def test_failed_runs_are_counted(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
-            counts = [await bench.ledger.count_attempt(JOB, code) for code in ("a", "b", "c")]
+            counted = [await bench.ledger.count_attempt(JOB, code) for code in ("a", "b", "c")]
 
-            assert counts == [1, 2, 3]
+            assert counted == [Attempts(1, "a"), Attempts(2, "b"), Attempts(3, "c")]
+            assert (await bench.ledger.look_up(JOB, OURS)).attempts == Attempts(3, "c")
             stored = await bench.store.read(BUCKET, f"{FOLDER}/{JOB.result_id}.attempts")
             assert orjson.loads(stored.data) == {"count": 3, "last": "c"}
 
@@ -319,9 +320,9 @@ class TestAttempts:
 
     def test_two_that_count_at_once_are_both_counted(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
-            counts = await asyncio.gather(*(bench.ledger.count_attempt(JOB, "x") for _ in range(12)))
+            counted = await asyncio.gather(*(bench.ledger.count_attempt(JOB, "x") for _ in range(12)))
 
-            assert sorted(counts) == list(range(1, 13))
+            assert sorted(attempts.count for attempts in counted) == list(range(1, 13))
 
         tell(story)
 
@@ -329,7 +330,7 @@ class TestAttempts:
         async def story(bench: Bench) -> None:
             await bench.ledger.count_attempt(JOB, "x")
 
-            assert await bench.ledger.count_attempt(job_of(5), "x") == 1
+            assert (await bench.ledger.count_attempt(job_of(5), "x")).count == 1
 
         tell(story)
 
@@ -339,7 +340,34 @@ class TestAttempts:
                 await bench.ledger.count_attempt(JOB, "x")
             await bench.ledger.record(JOB, result(failed=True), OURS)
 
-            assert await bench.ledger.count_attempt(JOB, "x") == 1
+            assert (await bench.ledger.count_attempt(JOB, "x")).count == 1
+
+        tell(story)
+
+    def test_they_are_forgotten_with_the_work(self, tell: Tell) -> None:
+        async def story(bench: Bench) -> None:
+            await bench.ledger.count_attempt(JOB, "x")
+            await bench.ledger.forget_attempts(JOB)
+
+            assert await bench.names() == []
+
+        tell(story)
+
+
+class TestGivingUp:
+    def test_what_is_done_about_a_failure_is_known_to_the_next_delivery(self, tell: Tell) -> None:
+        async def story(bench: Bench) -> None:
+            failed = result(failed=True)
+            await bench.ledger.record(JOB, failed, OURS)
+            assert (await bench.ledger.look_up(JOB, OURS)).legs == frozenset()
+
+            legs = frozenset({Leg.DEAD_LETTERED, Leg.PUBLISHED})
+            await bench.ledger.mark_leg(JOB, failed, OURS, legs)
+            entry = await bench.ledger.look_up(JOB, OURS)
+            assert (entry.result, entry.legs, entry.done) == (failed, legs, False)
+
+            await bench.ledger.mark_done(JOB, failed, OURS)
+            assert (await bench.ledger.look_up(JOB, OURS)).done
 
         tell(story)
 
@@ -352,10 +380,10 @@ class TestWithoutLedger:
             assert await ledger.record(JOB, result(), OURS) == result()
             await ledger.mark_done(JOB, result(), OURS)
             assert await ledger.look_up(JOB, OURS) == Entry(JOB)
-            assert [await ledger.count_attempt(JOB, "x") for _ in range(2)] == [1, 2]
-            assert await ledger.count_attempt(job_of(5), "x") == 1
+            assert [(await ledger.count_attempt(JOB, "x")).count for _ in range(2)] == [1, 2]
+            assert (await ledger.count_attempt(job_of(5), "x")).count == 1
             await ledger.mark_done(JOB, result(), OURS)
-            assert await ledger.count_attempt(JOB, "x") == 1
+            assert (await ledger.count_attempt(JOB, "x")).count == 1
             assert await bench.names() == []
 
         tell(story)

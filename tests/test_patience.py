@@ -37,7 +37,9 @@ class Bench:
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
     outages: list[dict[str, str]] = field(default_factory=list)
-    """What was known to be away, each time somebody slept."""
+    """What was waited for, each time somebody slept."""
+    paused: list[bool] = field(default_factory=list)
+    """Whether pulling was paused then."""
 
     def __post_init__(self) -> None:
         self.patience = Patience(
@@ -46,19 +48,21 @@ class Bench:
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.outages.append(dict(self.patience.outages))
+        self.outages.append(dict(self.patience.waiting))
+        self.paused.append(bool(self.patience.outages))
         self.now += seconds
 
     def persist(self, call: Callable[[], Awaitable[str]], destination: str = "backend") -> str:
-        return asyncio.run(self.patience.persist(destination, call))
+        return asyncio.run(self.patience.persist(destination, call, about="one message"))
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    bench = Bench()
+    bench, turn = Bench(), asyncio.sleep
 
     async def sleep(seconds: float) -> None:
         await bench.sleep(seconds)
+        await turn(0)  # others have their turn, as when one really sleeps
 
     monkeypatch.setattr(asyncio, "sleep", sleep)  # nothing else sleeps in these tests
     return bench
@@ -178,7 +182,7 @@ class TestHolding:
         bench.persist(failing(AWAY, AWAY))
 
         assert bench.outages == [{"backend": "503"}] * 2
-        assert bench.patience.outages == {}
+        assert bench.patience.waiting == {}
 
     def test_an_outage_longer_than_that_hands_the_work_back(self, bench: Bench) -> None:
         with pytest.raises(HoldExpired) as told:
@@ -187,7 +191,7 @@ class TestHolding:
         assert str(told.value) == "backend was away for 7200 s: 503"
         assert told.value.__cause__ is AWAY
         assert 7200 <= bench.now - 1000 <= 7200 + 15
-        assert bench.patience.outages == {}
+        assert bench.patience.waiting == {}
 
     def test_a_peer_that_is_away_may_say_for_how_long(self, bench: Bench) -> None:
         away = CallbackFailed("503", FailureClass.TRANSIENT, outage=True, retry_after=120.0)
@@ -207,13 +211,13 @@ class TestHolding:
         call = failing(error, error)
 
         async def watched() -> str:
-            seen.append(bench.patience.misconfigured)
+            seen.append(bool(bench.patience.misconfigured))
             return await call()
 
         bench.persist(watched)
 
         assert seen == [False, misconfigured, misconfigured]
-        assert bench.patience.misconfigured is False
+        assert bench.patience.misconfigured == {}
 
     def test_one_destination_away_is_not_another(self, bench: Bench) -> None:
         bench.persist(failing(AWAY), "callback a")
@@ -225,7 +229,7 @@ class TestHolding:
         with pytest.raises(CallbackFailed):
             bench.persist(failing(AWAY, REFUSED))
 
-        assert bench.patience.outages == {}
+        assert bench.patience.waiting == {}
 
 
 class TestOneMessageAmongOthers:
@@ -271,6 +275,103 @@ class TestOneMessageAmongOthers:
         assert 90 <= bench.now - 1000 - outage <= 90 + 2 * 15
 
 
+class TestCircuit:
+    """A host's circuit: a story of several messages at once, each told by its own call."""
+
+    def run(self, bench: Bench, *messages: tuple[str, Callable[[], Awaitable[str]]]) -> list[str | Exception]:
+        async def story() -> list[str | BaseException]:
+            return await asyncio.gather(
+                *(bench.patience.persist("callback a", call, about=about) for about, call in messages),
+                return_exceptions=True,
+            )
+
+        return [answer for answer in asyncio.run(story()) if isinstance(answer, str | Exception)]
+
+    def test_one_message_that_always_gets_a_500_never_opens_it(self, bench: Bench) -> None:
+        for _ in range(5):
+            with pytest.raises(CallbackFailed):
+                bench.persist(always(BUSY))
+
+        assert bench.patience.open_circuits == 0
+        assert not any(bench.paused)
+
+    def test_several_messages_with_no_success_between_open_it_and_are_waited_through(
+        self, bench: Bench
+    ) -> None:
+        """500s only, for much longer than a single message is tried."""
+        answers = self.run(bench, *((f"message {i}", failing(*[BUSY] * 60)) for i in range(3)))
+
+        assert answers == ["answer"] * 3
+        assert any(bench.paused)
+        assert bench.patience.open_circuits == 0
+
+    def test_five_failures_over_two_messages_are_too_few(self, bench: Bench) -> None:
+        answers = self.run(bench, *((f"message {i}", always(BUSY)) for i in range(2)))
+
+        assert answers == [BUSY, BUSY]
+        assert not any(bench.paused)
+
+    def test_a_success_between_starts_the_count_anew(self, bench: Bench) -> None:
+        for message in ("a", "b"):
+            asyncio.run(bench.patience.persist("callback a", failing(BUSY, BUSY), about=message))
+        asyncio.run(bench.patience.persist("callback a", failing(BUSY, BUSY), about="c"))
+
+        assert not any(bench.paused)
+
+    def test_sessions_nobody_knows_do_not_open_it(self, bench: Bench) -> None:
+        answers = self.run(bench, *((f"message {i}", always(UNKNOWN)) for i in range(4)))
+
+        assert answers == [UNKNOWN] * 4
+        assert bench.patience.open_circuits == 0
+
+    def test_a_peer_of_googles_is_away_for_all_at_its_first_failure(self, bench: Bench) -> None:
+        bench.persist(failing(BrokerUnavailable("x")), "results topic")
+
+        assert bench.paused == [True]
+
+    def test_a_host_that_only_some_messages_need_stops_nobody_else(self, bench: Bench) -> None:
+        async def story() -> None:
+            calls = (
+                bench.patience.persist(
+                    "callback other", failing(*[AWAY] * 9), about=f"message {i}", everybody=False
+                )
+                for i in range(4)
+            )
+            await asyncio.gather(*calls)
+
+        asyncio.run(story())
+        assert not any(bench.paused)
+        assert {"callback other": "503"} in bench.outages
+
+    def test_it_holds_no_more_than_its_share(self, bench: Bench) -> None:
+        bench.patience.share = 2
+        taken: list[bool] = []
+
+        def call() -> Callable[[], Awaitable[str]]:
+            inner = failing(AWAY, AWAY, AWAY)
+
+            async def watched() -> str:
+                taken.append(bench.patience.is_taken("callback other"))
+                return await inner()
+
+            return watched
+
+        async def story() -> list[str | BaseException]:
+            return await asyncio.gather(
+                *(
+                    bench.patience.persist("callback other", call(), about=f"{i}", everybody=False)
+                    for i in range(4)
+                ),
+                return_exceptions=True,
+            )
+
+        answers = asyncio.run(story())
+        assert [type(answer) for answer in answers].count(HoldExpired) == 2
+        assert answers.count("answer") == 2
+        assert True in taken
+        assert not bench.patience.is_taken("callback other")
+
+
 def test_a_wait_that_is_cancelled_leaves_no_outage_behind() -> None:
     async def story() -> None:
         patience = Patience(hold_timeout=60, wait_initial=30)
@@ -282,11 +383,11 @@ def test_a_wait_that_is_cancelled_leaves_no_outage_behind() -> None:
 
         task = asyncio.create_task(patience.persist("backend", call))
         await waiting.wait()
-        while not patience.outages:  # noqa: ASYNC110 (the next turn of the loop notes it)
+        while not patience.waiting:  # noqa: ASYNC110 (the next turn of the loop notes it)
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert patience.outages == {}
+        assert patience.waiting == {}
 
     asyncio.run(story())
