@@ -24,7 +24,7 @@ from consumer.failpoints import Point, reach
 from consumer.giving_up import GivingUp
 from consumer.handling import Copies, Fence, Handling
 from consumer.jobs import Job
-from consumer.ledger import Entry, Ledger
+from consumer.ledger import Attempts, Entry, Ledger
 from consumer.outbound.callback import Backend
 from consumer.outbound.results import ResultsPublisher
 from consumer.outcomes import SUSPICIOUS, WAIT_AGAIN, WORKER_LOST, Outcome, Settle
@@ -172,8 +172,10 @@ class Handler:
             )
             failure = result.error
             return Outcome(Settle.ACK, "given_up", dead_letter=failure.code if failure else "unknown")
+        attempts = entry.attempts
         if result is None:
-            done = await self._run(handling, job, pipeline, entry)
+            attempts = await self._attempts(handling, job, attempts)
+            done = await self._run(handling, job, pipeline, alone=attempts.last in SUSPICIOUS)
             result = await self._with_bucket(lambda: self.ledger.record(job, done, message_id))
             await reach(Point.RECORDED)
         handling.was_recorded = True
@@ -181,27 +183,36 @@ class Handler:
         await self._deliver(handling, job, result)
         await self._with_bucket(lambda: self.ledger.mark_done(job, result, message_id))
         await reach(Point.MARKED)
-        if entry.attempts.count:
+        if attempts.count:
             await self._with_bucket(lambda: self.ledger.forget_attempts(job))
         log.info(result.status, status=result.status, resumed=entry.result is not None)
         return Outcome(Settle.ACK, result.status)
 
-    async def _run(self, handling: Handling, job: Job, pipeline: Pipeline, entry: Entry) -> ProcessingResult:
+    async def _attempts(self, handling: Handling, job: Job, earlier: Attempts) -> Attempts:
+        """Count the run that never ended, if the job's last worker was lost while it had it.
+
+        Raises:
+            WorkerLost: it has happened too often.
+        """
+        if handling.claim is None or not handling.claim.was_abandoned:
+            return earlier
+        attempts = await self._with_bucket(lambda: self.ledger.count_attempt(job, WORKER_LOST))
+        handling.claim.was_abandoned = False
+        if attempts.count >= self.max_attempts:
+            raise WorkerLost(f"{attempts.count} runs failed, or ended because their worker did")
+        return attempts
+
+    async def _run(
+        self, handling: Handling, job: Job, pipeline: Pipeline, *, alone: bool
+    ) -> ProcessingResult:
         """Run the pipeline; alone, if an earlier run may have brought its worker down."""
-        attempts = entry.attempts
-        if handling.claim is not None and handling.claim.was_abandoned:
-            attempts = await self._with_bucket(lambda: self.ledger.count_attempt(job, WORKER_LOST))
-            handling.claim.was_abandoned = False
-            if attempts.count >= self.max_attempts:
-                raise WorkerLost(
-                    f"{attempts.count} runs failed or ended with their worker, this one at least"
-                )
-        async with self.gate.enter(alone=attempts.last in SUSPICIOUS):
+        async with self.gate.enter(alone=alone):
             handling.progress.stage = Stage.RUNNING
-            handling.progress.expected_end = self.durations.expected_end(_kind(pipeline))
+            kind = _kind(pipeline)
+            handling.progress.expected_end = self.durations.expected_end(kind)
             started = self.durations.clock()
             done = await self.runner.run(job, pipeline, lambda run: setattr(handling, "run", run))
-            self.durations.note(_kind(pipeline), self.durations.clock() - started)
+            self.durations.note(kind, self.durations.clock() - started)
         await reach(Point.RUN)
         return done
 

@@ -20,7 +20,7 @@ class WaitParams(StepParams):
 
 
 class FailParams(StepParams):
-    how: str = Field("permanent", description="permanent, transient or internal.")
+    how: str = Field("permanent", description="permanent, transient, memory or internal.")
     times: int = Field(1000, description="How often.")
 
 
@@ -31,6 +31,9 @@ class Toys:
     registry: StepRegistry = field(default_factory=StepRegistry)
     runs: Counter[str] = field(default_factory=Counter)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    beside: dict[str, int] = field(default_factory=dict)
+    """How many others ran, for each image, when its step began."""
+    now: int = 0
 
 
 def toy_steps() -> Toys:
@@ -59,7 +62,12 @@ def toy_steps() -> Toys:
     async def wait_for_the_gate(image: Image, ctx: StepContext) -> Detections:
         """Take until the test says so."""
         toys.runs[ctx.job.image_id] += 1
-        await toys.gate.wait()
+        toys.beside[ctx.job.image_id] = toys.now
+        toys.now += 1
+        try:
+            await toys.gate.wait()
+        finally:
+            toys.now -= 1
         return Detections.none()
 
     @step("fail", registry=toys.registry)
@@ -72,6 +80,8 @@ def toy_steps() -> Toys:
                     raise InvalidInput("this photo cannot be done")
                 case "transient":
                     raise StoreUnavailable("a bad moment")
+                case "memory":
+                    raise MemoryError
                 case _:
                     raise ZeroDivisionError("nobody foresaw this")
         return Detections.none()

@@ -1,0 +1,105 @@
+"""Two workers with the same work, and work whose worker was lost."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import orjson
+
+from consumer.storage import ObjectInfo
+from tests.end_to_end.site import BUCKET, WORK
+
+LOOK = {"type": "step", "name": "look"}
+HELD = {"type": "step", "name": "wait_for_the_gate"}
+
+
+async def kept(site, body) -> list[ObjectInfo]:
+    """What the ledger keeps of a request."""
+    prefix = f"acme/results/{body['session_id']}/"
+    return [info async for info in site.store.list(BUCKET, prefix)]
+
+
+async def abandon(site, toys, body) -> str:
+    """Leave a claim behind, as a worker that is killed in the middle of a run does; return its name."""
+    async with site.worker(drain_timeout=0.1) as running:
+        site.publish(body)
+        await site.until(lambda: toys.runs[body["image_id"]] == 1, "the run to begin")
+        [claim] = [info.name for info in await kept(site, body) if info.name.endswith(".claim")]
+        owned = orjson.loads((await site.store.read(BUCKET, claim)).data)
+        running.worker.stop()
+    expired = datetime.now(UTC) - timedelta(minutes=1)
+    await site.store.write(BUCKET, claim, orjson.dumps({**owned, "expires": expired.isoformat()}))
+    return claim
+
+
+def test_two_workers_with_the_same_work_run_it_once(play, toys):
+    async def story(site):
+        await site.photo()
+        body = site.request(HELD)
+        async with site.worker(slots=1), site.worker(slots=1):
+            site.publish(body)
+            site.publish(body)
+            await site.until(lambda: site.broker.leased(WORK) == 2, "both to be delivered")
+            await site.until(lambda: toys.runs[body["image_id"]] == 1, "the run to begin")
+            toys.gate.set()
+            await site.until_settled(2)
+        assert sorted(site.reasons()) == ["duplicate", "succeeded"]
+        assert toys.runs[body["image_id"]] == 1
+        assert list(site.backend.accepted("/results").values()) == [1]
+        assert sorted(info.name.rsplit(".")[-1] for info in await kept(site, body)) == ["done", "json"]
+
+    play(story)
+
+
+def test_a_run_whose_worker_was_lost_is_counted_and_runs_again_alone(play, toys):
+    async def story(site):
+        await site.photo()
+        bodies = [site.request(HELD) for _ in range(3)]
+        await abandon(site, toys, bodies[0])
+        async with site.worker():
+            for body in bodies[1:]:
+                site.publish(body)
+            await site.until(lambda: toys.now == 2, "the others to run")
+            await site.until(lambda: site.broker.leased(WORK) == 3, "the lost one to be delivered")
+            await asyncio.sleep(0.2)  # it must not begin, however long one waits
+            assert toys.runs[bodies[0]["image_id"]] == 1
+            toys.gate.set()
+            await site.until(lambda: site.reasons().count("succeeded") == 3, "all to succeed")
+        assert toys.beside[bodies[0]["image_id"]] == 0
+        assert await site.dead_letters() == []
+        assert not [info for info in await kept(site, bodies[0]) if info.name.endswith("attempts")]
+
+    play(story)
+
+
+def test_a_run_that_takes_its_worker_down_every_time_is_given_up(play, toys):
+    async def story(site):
+        await site.photo()
+        body = site.request(HELD)
+        claim = await abandon(site, toys, body)
+        attempts = claim.replace(".claim", ".attempts")
+        await site.store.write(BUCKET, attempts, orjson.dumps({"count": 4, "last": "worker_lost"}))
+        async with site.worker():
+            await site.until(lambda: "given_up" in site.reasons(), "it to be given up")
+        [letter] = await site.dead_letters()
+        assert letter.attributes["mlworker-error-code"] == "worker_lost"
+        assert letter.attributes["mlworker-attempts"] == "5"
+        assert toys.runs[body["image_id"]] == 1  # the one that was abandoned
+
+    play(story)
+
+
+def test_a_run_out_of_memory_is_tried_again_alone(play, toys):
+    async def story(site):
+        await site.photo()
+        body = site.request({"type": "step", "name": "fail", "kwargs": {"how": "memory", "times": 1}})
+        async with site.worker():
+            site.publish(body)
+            await site.until_settled(1)
+            assert site.reasons() == ["out_of_memory"]
+            [attempts] = [info for info in await kept(site, body) if info.name.endswith(".attempts")]
+            stored = await site.store.read(BUCKET, attempts.name)
+            assert orjson.loads(stored.data) == {"count": 1, "last": "out_of_memory"}
+
+    play(story)
