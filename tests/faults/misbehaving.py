@@ -239,7 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            self.close_connection = True  # the caller was killed in the middle of it
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Received(self.command, parts.path, parse_qs(parts.query), headers, body, time.monotonic())
         exchange = self.server_of.begin(request)
