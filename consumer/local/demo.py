@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -20,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from consumer.app import read_manifest
 from consumer.local.deliveries import Deliveries, Trigger, send
-from consumer.local.demo_report import as_json, is_complete, print_table, save, summary_of, write_report
+from consumer.local.demo_report import Summary, as_json, print_table, save, summary_of, write_report
 from consumer.local.embedded import Emulators
 from consumer.local.gallery import Shown
 from consumer.local.photos import DemoPhoto, NoPhotos, generated_photo, own_photo, photo_files
@@ -92,12 +91,12 @@ async def run_demo(
         sys.stdout.write(as_json(summary).decode())
     else:
         print_table(Console(), shown, summary, out)
-    return DONE if is_complete(summary) else FAILED
+    return DONE if summary.is_complete else FAILED
 
 
 async def _run(
     makers: Sequence[MakePhoto], out: Path, bars: Bars, model_path: str, emulators: Emulators | None
-) -> tuple[dict[str, Any], list[Shown]]:
+) -> tuple[Summary, list[Shown]]:
     """Process the photos, and write everything that came of them into `out`."""
     definition = fullest_pipeline((await read_manifest(model_path)).specs(), species=True, keep_original=True)
     with ExitStack() as resources:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from uuid import UUID
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 
-from consumer.local.deliveries import Sent
+from consumer.local.deliveries import Sent, Trigger
 from consumer.local.gallery import Shown, gallery_page
 from consumer.local.stack import LocalStack
 from contracts.request import split_object_url
@@ -47,48 +48,77 @@ async def save(stack: LocalStack, sent: Sent, out: Path) -> Shown:
     )
 
 
-def summary_of(sent: Sequence[Sent], shown: Sequence[Shown], seconds: float) -> dict[str, Any]:
-    """Return the content of `summary.json`."""
-    return {
-        "messages": len(sent),
-        "acked": sum(one.is_acked for one in sent),
-        "results": sum(one.result is not None for one in sent),
-        "callbacks": sum(one.has_callback for one in sent),
-        "dead_lettered": sum(one.is_dead for one in sent),
-        "seconds": round(seconds, 2),
-        "images": [
-            {
-                "source": one.source,
-                "tenant_id": one.tenant_id,
-                "session_id": None if it.session_id is None else str(it.session_id),
-                "image_id": None if it.image_id is None else str(it.image_id),
-                "trigger": one.trigger,
-                "status": one.status,
-                "count": one.count,
-                "expected_count": one.expected,
-                "annotated": one.picture,
-                "result": one.result_file,
-            }
+@dataclass(frozen=True, slots=True)
+class ImageSummary:
+    """A photo's line of `summary.json`; paths are relative to it."""
+
+    source: str
+    tenant_id: str
+    session_id: UUID | None
+    image_id: UUID | None
+    trigger: Trigger
+    status: str
+    count: int | None
+    expected_count: int | None
+    annotated: str | None
+    result: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The content of `summary.json`."""
+
+    messages: int
+    acked: int
+    results: int
+    callbacks: int
+    dead_lettered: int
+    seconds: float
+    images: tuple[ImageSummary, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every photo's message was acked with a result and a callback, and none given up."""
+        counted = (self.acked, self.results, self.callbacks)
+        return not self.dead_lettered and all(count == self.messages for count in counted)
+
+
+def summary_of(sent: Sequence[Sent], shown: Sequence[Shown], seconds: float) -> Summary:
+    """Sum up what became of the photos."""
+    return Summary(
+        messages=len(sent),
+        acked=sum(one.is_acked for one in sent),
+        results=sum(one.result is not None for one in sent),
+        callbacks=sum(one.has_callback for one in sent),
+        dead_lettered=sum(one.is_dead for one in sent),
+        seconds=round(seconds, 2),
+        images=tuple(
+            ImageSummary(
+                source=one.source,
+                tenant_id=one.tenant_id,
+                session_id=it.session_id,
+                image_id=it.image_id,
+                trigger=it.trigger,
+                status=one.status,
+                count=one.count,
+                expected_count=one.expected,
+                annotated=one.picture,
+                result=one.result_file,
+            )
             for it, one in zip(sent, shown, strict=True)
-        ],
-    }
+        ),
+    )
 
 
-def is_complete(summary: dict[str, Any]) -> bool:
-    """Tell whether every photo's message was acked with a result and a callback, and none given up."""
-    counted = ("acked", "results", "callbacks")
-    return not summary["dead_lettered"] and all(summary[name] == summary["messages"] for name in counted)
-
-
-def write_report(out: Path, sent: Sequence[Sent], shown: Sequence[Shown], summary: dict[str, Any]) -> None:
+def write_report(out: Path, sent: Sequence[Sent], shown: Sequence[Shown], summary: Summary) -> None:
     """Write `summary.json`, `truth.json` and `index.html`."""
     truth = {one.photo.source: one.photo.truth for one in sent if one.photo.truth}
     _write(out / "summary.json", as_json(summary))
     _write(out / "truth.json", as_json(truth))
-    _write(out / "index.html", gallery_page(shown, summary["seconds"]).encode())
+    _write(out / "index.html", gallery_page(shown, summary.seconds).encode())
 
 
-def print_table(console: Console, shown: Sequence[Shown], summary: dict[str, Any], out: Path) -> None:
+def print_table(console: Console, shown: Sequence[Shown], summary: Summary, out: Path) -> None:
     """Print a line per photo, and how it all went."""
     table = Table(box=None, pad_edge=False)
     table.add_column("photo", overflow="fold")
@@ -110,9 +140,9 @@ def print_table(console: Console, shown: Sequence[Shown], summary: dict[str, Any
                 f"{one.source}: {one.reason}", style="red", markup=False, highlight=False, soft_wrap=True
             )
     console.print(
-        f"\n{summary['acked']} of {summary['messages']} messages acked, {summary['results']} results, "
-        f"{summary['callbacks']} callbacks, {summary['dead_lettered']} dead-lettered, "
-        f"{summary['seconds']:.1f} s\nGallery: {out / 'index.html'}",
+        f"\n{summary.acked} of {summary.messages} messages acked, {summary.results} results, "
+        f"{summary.callbacks} callbacks, {summary.dead_lettered} dead-lettered, "
+        f"{summary.seconds:.1f} s\nGallery: {out / 'index.html'}",
         markup=False,
         highlight=False,
         soft_wrap=True,
