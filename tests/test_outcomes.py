@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.broker import BrokerMisconfigured, BrokerUnavailable, MessageTooLarge
-from consumer.errors import CallbackFailed, MalformedMessage
+from consumer.errors import CallbackFailed, MalformedMessage, WorkerLost
 from consumer.outcomes import POLICY, Action, attempts_allowed, backoff, class_of, failure_of
 from consumer.pipeline.parse import InvalidPipeline
 from consumer.pipeline.problems import Problem
@@ -43,6 +43,9 @@ ERRORS: list[tuple[Exception, FailureClass, str, str | None]] = [
     (CallbackFailed("x", FailureClass.NOT_FOUND), FailureClass.NOT_FOUND, "callback_failed", None),
     (CallbackFailed("x", FailureClass.TRANSIENT), FailureClass.TRANSIENT, "callback_failed", None),
     (ZeroDivisionError("x"), FailureClass.INTERNAL, "internal_error", None),
+    (MemoryError(), FailureClass.TRANSIENT, "out_of_memory", None),
+    (StepFailed("steps.3", "mine", MemoryError()), FailureClass.TRANSIENT, "out_of_memory", "steps.3"),
+    (WorkerLost("x"), FailureClass.INTERNAL, "worker_lost", None),
     (
         StepFailed("steps.3", "detection", InvalidInput("x")),
         FailureClass.PERMANENT,
