@@ -69,6 +69,7 @@ class Worker:
     _tasks: dict[asyncio.Task[None], Progress] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _refusing: set[asyncio.Task[None]] = field(default_factory=set)
     _lingering_since: dict[asyncio.Task[None], float] = field(default_factory=dict)
 
     @property
@@ -139,11 +140,24 @@ class Worker:
             pull.cancel()
 
     def _start(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
+        free = self.slots - self.busy
+        if len(deliveries) > free:
+            # The broker's idea of how many were asked for is not ours.
+            log.warning("too_many_delivered", asked_for=free, delivered=len(deliveries))
+            task = asyncio.create_task(self._refuse(deliveries[free:]))
+            self._refusing.add(task)
+            task.add_done_callback(self._refusing.discard)
+        for delivery in deliveries[:free]:
             lease, progress = self.keeper.hold(delivery.ack_id), Progress()
             task = asyncio.create_task(self._work(delivery, lease, progress), name=delivery.message_id)
             self._tasks[task] = progress
             task.add_done_callback(self._ended)
+
+    async def _refuse(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self.subscriber.modify_deadline([delivery.ack_id for delivery in deliveries], 0)
+        except BrokerError as error:
+            log.warning("settle_failed", settle="HAND_BACK", reason="too_many_delivered", error=str(error))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)

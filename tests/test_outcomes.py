@@ -43,7 +43,7 @@ ERRORS: list[tuple[Exception, FailureClass, str, str | None]] = [
     (CallbackFailed("x", FailureClass.NOT_FOUND), FailureClass.NOT_FOUND, "callback_failed", None),
     (CallbackFailed("x", FailureClass.TRANSIENT), FailureClass.TRANSIENT, "callback_failed", None),
     (ZeroDivisionError("x"), FailureClass.INTERNAL, "internal_error", None),
-    (MemoryError(), FailureClass.TRANSIENT, "out_of_memory", None),
+    (MemoryError("x"), FailureClass.TRANSIENT, "out_of_memory", None),
     (StepFailed("steps.3", "mine", MemoryError()), FailureClass.TRANSIENT, "out_of_memory", "steps.3"),
     (WorkerLost("x"), FailureClass.INTERNAL, "worker_lost", None),
     (

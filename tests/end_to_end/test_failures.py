@@ -278,3 +278,20 @@ def test_never_more_pipelines_run_than_there_are_slots(play, toys):
         assert toys.runs.total() == 5
 
     play(story)
+
+
+def test_a_broker_that_delivers_more_than_was_asked_for_gets_it_back(play, toys):
+    async def story(site):
+        await site.photo()
+        site.broker.over_deliver(3)
+        for _ in range(5):
+            site.publish(site.request({"type": "step", "name": "wait_for_the_gate"}))
+        async with site.worker(slots=2) as running:
+            await site.until(lambda: toys.runs.total() == 2, "two to start")
+            await site.until(lambda: site.broker.leased(WORK) == 2, "the others to be handed back")
+            assert running.worker.busy == 2
+            toys.gate.set()
+            await site.until_settled(5)
+        assert toys.runs.total() == 5
+
+    play(story)
