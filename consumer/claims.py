@@ -30,8 +30,8 @@ from pipeline_steps.errors import ObjectMissing, StepError
 
 log = structlog.get_logger()
 
-_SKEW = timedelta(seconds=5)
-"""How far apart the clocks of two workers may be."""
+_SKEW = 5.0
+"""Seconds by which the clocks of two workers may differ; no more than a quarter of what a claim holds."""
 _LETTING_GO = 3.0
 """Seconds that letting go may take: it happens on the way out."""
 
@@ -105,6 +105,7 @@ class BucketClaims:
         self._store = store
         self._bucket = bucket
         self._seconds = seconds
+        self._skew = min(_SKEW, seconds / 4)
         self._clock = clock
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
         self._seen: dict[str, tuple[int, float]] = {}
@@ -169,14 +170,16 @@ class BucketClaims:
 
     def _is_silent(self, name: str, generation: int, body: _Body | None) -> bool:
         """Tell whether the owner has not renewed in time: by its clock or, if that is wrong, by ours."""
-        if body is not None and (body.owner == self._owner or datetime.now(UTC) > body.expires + _SKEW):
+        if body is not None and (
+            body.owner == self._owner or datetime.now(UTC) > body.expires + timedelta(seconds=self._skew)
+        ):
             self._seen.pop(name, None)
             return True
         known, since = self._seen.get(name, (0, 0.0))
         if known != generation:
             self._seen[name] = (generation, self._clock())
             return False
-        return self._clock() - since > self._seconds + _SKEW.total_seconds()
+        return self._clock() - since > self._seconds + self._skew
 
     async def _keep(self, claim: Claim) -> None:
         while not claim.lost:
