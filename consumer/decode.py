@@ -96,12 +96,7 @@ class Decoder:
             check_tenant_id(tenant)
         except ValueError as error:
             raise MalformedMessage([Problem("objectId", f"tenant {tenant!r}: {error}")]) from error
-        seed = f"gs://{where}#{notification.generation}"
-        ids = Ids(
-            tenant,
-            _uuid(metadata.get("session_id"), f"{seed}/session"),
-            _uuid(metadata.get("image_id"), f"{seed}/image"),
-        )
+        ids = ids_of_photo(tenant, where, notification.generation, metadata)
         source = Source(notification.bucket, notification.name, notification.generation)
         return Job(
             ids,
@@ -113,7 +108,7 @@ class Decoder:
             wants_callback=bool(route.callback),
             pipeline_name=_text(route.settings.get("pipeline_name")),
             trace_parent=_trace(delivery),
-            replay_count=_replays(delivery),
+            replay_count=replays_of(delivery.attributes),
         )
 
     def _notification(self, delivery: Delivery) -> Notified | Ignored:
@@ -154,7 +149,7 @@ class Decoder:
             callback_url=request.callback_url,
             pipeline_name=_text(request.settings.get("pipeline_name")),
             trace_parent=_trace(delivery),
-            replay_count=_replays(delivery),
+            replay_count=replays_of(delivery.attributes),
             warnings=_unread("", request.model_extra),
         )
 
@@ -188,7 +183,7 @@ class Decoder:
             callback_url=request.callback_url,
             pipeline_name=request.pipeline,
             trace_parent=_trace(delivery),
-            replay_count=_replays(delivery),
+            replay_count=replays_of(delivery.attributes),
             warnings=_unread("", request.model_extra) + _unread("options.", options),
         )
 
@@ -256,6 +251,23 @@ def _unread(parent: str, unknown: Mapping[str, JsonValue] | None) -> tuple[str, 
     return (*shown, f"{parent}...: {more} more unknown keys, not read") if more else shown
 
 
+def ids_of_photo(tenant: str, where: str, generation: int, metadata: Mapping[str, str]) -> Ids:
+    """Return the ids of a photo that no message names: those of its metadata, else made from its place.
+
+    Args:
+        tenant: whose it is.
+        where: `bucket/name`.
+        generation: of the object: a photo that replaces another has other ids.
+        metadata: of the object.
+    """
+    seed = f"gs://{where}#{generation}"
+    return Ids(
+        tenant,
+        _uuid(metadata.get("session_id"), f"{seed}/session"),
+        _uuid(metadata.get("image_id"), f"{seed}/image"),
+    )
+
+
 def _uuid(value: str | None, seed: str) -> UUID:
     try:
         return UUID(value) if value else uuid5(NAMESPACE_URL, seed)
@@ -267,8 +279,9 @@ def _forced(delivery: Delivery) -> str | None:
     return delivery.message_id if delivery.attributes.get(FORCE, "") in ("1", "true") else None
 
 
-def _replays(delivery: Delivery) -> int:
-    value = delivery.attributes.get(REPLAY_COUNT, "0")
+def replays_of(attributes: Mapping[str, str]) -> int:
+    """Return how often a message was replayed."""
+    value = attributes.get(REPLAY_COUNT, "0")
     return int(value) if value.isdecimal() and len(value) < 6 else 0
 
 

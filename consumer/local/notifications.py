@@ -68,9 +68,9 @@ class NotifyingStore:
         """See `ObjectStore.delete`; not announced, as by a notification for OBJECT_FINALIZE alone."""
         await self._inner.delete(bucket, name, if_generation_match=if_generation_match)
 
-    def list(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
+    def list(self, bucket: str, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `ObjectStore.list`."""
-        return self._inner.list(bucket, prefix)
+        return self._inner.list(bucket, prefix, after=after)
 
     async def close(self) -> None:
         """See `ObjectStore.close`."""

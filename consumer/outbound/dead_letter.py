@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consumer.broker import Delivery, Publisher
+from consumer.decode import replays_of
 from consumer.storage import ObjectStore
 from contracts.dead_letter import PREFIX, DeadLetterAttributes, StoredMessage
 
@@ -15,11 +16,12 @@ MAX_ATTRIBUTES = 100
 MAX_VALUE_BYTES = 1024
 
 
-def _attribute(field: str) -> str:
+def attribute_of(field: str) -> str:
+    """Return the attribute that carries a field of `DeadLetterAttributes`."""
     return f"{PREFIX}{field.replace('_', '-')}"
 
 
-REASON_ATTRIBUTES = frozenset(map(_attribute, DeadLetterAttributes.model_fields))
+REASON_ATTRIBUTES = frozenset(map(attribute_of, DeadLetterAttributes.model_fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,9 @@ class DeadLetters:
             BrokerError: it was not confirmed.
             StoreUnavailable: the bucket did not take a message too large to be published.
         """
+        # A message that cannot be decoded has no job to tell how often it was replayed: it says so itself.
+        replays = max(reason.replay_count, replays_of(delivery.attributes))
+        reason = reason.model_copy(update={"replay_count": replays})
         # What an earlier death of a replayed message left behind must not be read as this one's.
         own = {name: value for name, value in delivery.attributes.items() if name not in REASON_ATTRIBUTES}
         attributes = {**own, **as_attributes(reason)}
@@ -57,7 +62,7 @@ class DeadLetters:
 def as_attributes(reason: DeadLetterAttributes) -> dict[str, str]:
     """Return the reason as Pub/Sub attributes: prefixed, in text, cut to the allowed bytes."""
     values = reason.model_dump(mode="json", exclude_none=True)
-    return {_attribute(name): cut(str(value)) for name, value in values.items()}
+    return {attribute_of(name): cut(str(value)) for name, value in values.items()}
 
 
 def cut(text: str, limit: int = MAX_VALUE_BYTES) -> str:

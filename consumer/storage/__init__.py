@@ -103,8 +103,8 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def list(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Yield the objects whose names start with `prefix`, in the names' order."""
+    def list(self, bucket: str, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """Yield the objects whose names start with `prefix` and follow `after`, in the names' order."""
         ...
 
     async def close(self) -> None:

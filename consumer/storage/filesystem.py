@@ -88,9 +88,9 @@ class FilesystemStore:
         """See `ObjectStore.delete`; the folders stay."""
         await self._threads.run(self._delete, bucket, name, if_generation_match)
 
-    async def list(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
+    async def list(self, bucket: str, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `ObjectStore.list`; objects deleted meanwhile are left out."""
-        names = await self._threads.run(self._names, bucket, prefix)
+        names = [name for name in await self._threads.run(self._names, bucket, prefix) if name > after]
         for start in range(0, len(names), _LIST_CHUNK):
             for info in await self._threads.run(self._present, bucket, names[start : start + _LIST_CHUNK]):
                 yield info

@@ -32,6 +32,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
+from consumer.storage.gcs_listing import Listing, page_of
 from consumer.storage.gcs_requests import ObjectRequests
 from consumer.storage.object_names import check_bucket_name, check_url_name
 from consumer.storage.threads import CallThreads
@@ -122,11 +123,11 @@ class GcsStore:
         """See `ObjectStore.delete`."""
         await self._threads.run(self._delete, bucket, name, if_generation_match)
 
-    async def list(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """See `ObjectStore.list`."""
-        token: str | None = None
+    async def list(self, bucket: str, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """See `ObjectStore.list`; a page at a time is held."""
+        listing, token = Listing(bucket, prefix, after, _PAGE), None
         while True:
-            infos, token = await self._threads.run(self._page, bucket, prefix, token, _PAGE)
+            infos, token = await self._threads.run(self._page, listing, token)
             for info in infos:
                 yield info
             if token is None:
@@ -213,20 +214,10 @@ class GcsStore:
         except ObjectMissing:
             return
 
-    def _page(
-        self, bucket: str, prefix: str, token: str | None, size: int
-    ) -> tuple[Sequence[ObjectInfo], str | None]:
-        with self._errors("listing", bucket, prefix):
-            found = self._client.list_blobs(
-                bucket,
-                prefix=prefix,
-                page_token=token,
-                page_size=size,
-                timeout=self._timeout,
-                retry=self._retry,
-            )
-            page = next(found.pages, ())
-            return [_info(blob) for blob in page], found.next_page_token
+    def _page(self, listing: Listing, token: str | None) -> tuple[Sequence[ObjectInfo], str | None]:
+        with self._errors("listing", listing.bucket, listing.prefix):
+            page, following = page_of(self._client, listing, token, timeout=self._timeout, retry=self._retry)
+            return [_info(blob) for blob in page], following
 
     def _blob(self, bucket: str, name: str, generation: int | None) -> storage.Blob:
         check_url_name(name)
@@ -270,7 +261,7 @@ class GcsStore:
         if time.monotonic() - self._bucket_seen.get(bucket, -math.inf) < _BUCKET_KNOWN_S:
             return True
         try:
-            self._page(bucket, "", None, size=1)
+            self._page(Listing(bucket, "", size=1), None)
         except StoreMisconfigured as error:
             return isinstance(error.__cause__, api.Forbidden)
         return True

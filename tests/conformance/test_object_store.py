@@ -309,6 +309,25 @@ async def test_a_list_goes_on_over_pages(subject: Subject, monkeypatch: pytest.M
     assert await subject.names("n") == names
 
 
+async def test_a_list_begins_after_a_name_whether_it_is_there_or_not(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.storage.gcs._PAGE", 2)
+    names = ["a/1", "a/2", "a/3", "a/Ä", "b/1"]
+    for name in names:
+        await subject.store.write(subject.bucket, name, b"")
+
+    async def after(name: str, prefix: str = "a/") -> list[str]:
+        found = subject.store.list(subject.bucket, prefix, after=name)
+        return [info.name async for info in found]
+
+    assert await after("a/1") == ["a/2", "a/3", "a/Ä"]
+    assert await after("a/15") == ["a/2", "a/3", "a/Ä"]
+    assert await after("a/Ä") == []
+    assert await after("a/1", prefix="") == ["a/2", "a/3", "a/Ä", "b/1"]
+    assert await after("") == ["a/1", "a/2", "a/3", "a/Ä"]
+
+
 # ---------------------------------------------------------------------------- names
 
 

@@ -59,6 +59,7 @@ class Services:
             "GetTopic": (self._get_topic, types.GetTopicRequest.pb()),
             "ListTopics": (self._list_topics, types.ListTopicsRequest.pb()),
             "DeleteTopic": (self._delete_topic, types.DeleteTopicRequest.pb()),
+            "ListTopicSubscriptions": (self._listeners, types.ListTopicSubscriptionsRequest.pb()),
             "Publish": (self._publish, types.PublishRequest.pb()),
         }
         subscriber: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
@@ -132,6 +133,11 @@ class Services:
             if described.topic == request.topic:
                 described.topic = DELETED_TOPIC
         return wire.Empty()
+
+    def _listeners(self, request: Any) -> Any:
+        self._broker.require_topic(request.topic)
+        names = [name for name, described in self._subscriptions.items() if described.topic == request.topic]
+        return types.ListTopicSubscriptionsResponse.pb()(subscriptions=sorted(names))
 
     def _publish(self, request: Any) -> Any:
         ids = self._broker.publish(request.topic, [wire.draft_of(message) for message in request.messages])
