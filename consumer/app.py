@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import httpx
 import structlog
 
 from consumer import failpoints
@@ -43,6 +42,7 @@ from consumer.ops.probes import probes_of, watch_worker
 from consumer.outbound.callback import Backend, Signer, hmac_signer, unsigned
 from consumer.outbound.dead_letter import DeadLetters
 from consumer.outbound.hosts import AllowedHosts
+from consumer.outbound.pinned import callback_client
 from consumer.outbound.results import ResultsPublisher
 from consumer.outcomes import Outcome
 from consumer.patience import Patience
@@ -102,8 +102,11 @@ async def open_worker(
     steps, metrics = steps or load_steps(), Metrics()
     routes, presets = load_routes(settings.routes_file), load_presets(settings.presets_file)
     async with AsyncExitStack() as resources:
-        client = await resources.enter_async_context(_http_client(settings.backend_callback_timeout))
-        backend = _backend(settings, client, is_local=is_local)
+        base, hosts = _callback_hosts(settings, is_local=is_local)
+        client = await resources.enter_async_context(
+            callback_client(hosts, settings.backend_callback_timeout)
+        )
+        backend = Backend(client, base, hosts, _signer(settings))
         if store is None:
             store = await asyncio.to_thread(_cloud_storage, settings)
             resources.push_async_callback(store.close)
@@ -257,11 +260,7 @@ def _cloud_storage(settings: Settings) -> ObjectStore:
     return GcsStore(settings.google_cloud_project, emulator=settings.storage_emulator_host)
 
 
-def _http_client(timeout: float) -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False)
-
-
-def _backend(settings: Settings, client: httpx.AsyncClient, *, is_local: bool) -> Backend:
+def _callback_hosts(settings: Settings, *, is_local: bool) -> tuple[str | None, AllowedHosts]:
     base = None if settings.backend_url == "none" else str(settings.backend_url)
     entries = (*settings.callback_allowed_hosts, *([base] if base else []))
     try:
@@ -275,7 +274,7 @@ def _backend(settings: Settings, client: httpx.AsyncClient, *, is_local: bool) -
         # Else every message would be given up for it.
         hint = "; this machine's own addresses only with PUBSUB_EMULATOR_HOST"
         raise InvalidSettings(f"BACKEND_URL: {error}{hint}") from error
-    return Backend(client, base, hosts, _signer(settings))
+    return base, hosts
 
 
 def _signer(settings: Settings) -> Signer:

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Literal
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 from pydantic import BaseModel
@@ -18,18 +19,21 @@ from consumer.errors import CallbackFailed
 from consumer.jobs import Job
 from consumer.outbound.bodies import error_body, legacy_body, results_body
 from consumer.outbound.hosts import AllowedHosts
+from consumer.redaction import redacted
 from contracts.failure import FailureClass
 from contracts.result import ProcessingResult
 
 MAX_ANSWER = 64 * 1024
+MAX_QUOTED = 300
+"""Characters of an answer that an error repeats."""
 MAX_RETRY_AFTER = 300.0
 _PATH = "/api/v1/processing-callback"
 
-Signer = Callable[[str, bytes], Mapping[str, str]]
-"""From url and body to the headers that say who we are."""
+Signer = Callable[[str, bytes], Awaitable[Mapping[str, str]]]
+"""From url and body to the headers that say who we are; their values are secrets."""
 
 
-def unsigned(url: str, body: bytes) -> Mapping[str, str]:
+async def unsigned(url: str, body: bytes) -> Mapping[str, str]:
     """`CALLBACK_AUTH=none`."""
     del url, body
     return {}
@@ -38,20 +42,22 @@ def unsigned(url: str, body: bytes) -> Mapping[str, str]:
 def hmac_signer(key: bytes, clock: Callable[[], float] = time.time) -> Signer:
     """`CALLBACK_AUTH=hmac`: HMAC-SHA256 over timestamp, a dot, and the body."""
 
-    def sign(url: str, body: bytes) -> Mapping[str, str]:
+    async def sign(url: str, body: bytes) -> Mapping[str, str]:
         del url
         timestamp = str(int(clock()))
-        digest = hmac.new(key, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
-        return {"X-MLWorker-Timestamp": timestamp, "X-MLWorker-Signature": f"sha256={digest}"}
+        # In a thread: a result of many megabytes takes a while, and the lock is released for it.
+        digest = await asyncio.to_thread(hmac.digest, key, timestamp.encode() + b"." + body, hashlib.sha256)
+        return {"X-MLWorker-Timestamp": timestamp, "X-MLWorker-Signature": f"sha256={digest.hex()}"}
 
     return sign
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Calls the backend back. Follows no redirect, reads at most 64 kB, and takes no proxy from outside."""
+    """Calls the backend back. Follows no redirect, and reads at most 64 kB of an answer."""
 
     client: httpx.AsyncClient
+    """Of `pinned.callback_client`: it checks addresses at the moment of connecting."""
     base_url: str | None
     hosts: AllowedHosts
     sign: Signer = unsigned
@@ -78,9 +84,11 @@ class Backend:
         ending = "/error" if event == "error" else "/results"
         if job.callback_url is None:
             return f"{self.base_url.rstrip('/')}{_PATH}{ending}" if self.base_url else None
-        if event == "error" and job.callback_url.endswith("/results"):
-            return job.callback_url.removesuffix("/results") + ending
-        return job.callback_url
+        url = job.callback_url
+        # Also of its path: `https://results` ends in it, and is a host.
+        if event == "error" and url.endswith("/results") and _path_of(url).endswith("/results"):
+            return url.removesuffix("/results") + ending
+        return url
 
     def check(self, job: Job) -> None:
         """Return if the job's callback may be made: asked before anything is run for it.
@@ -100,7 +108,7 @@ class Backend:
 
     def destination(self, job: Job) -> str:
         """Return the name of the peer that the job's callbacks share with others."""
-        return f"callback {_host(self.url(job, 'result') or '')}"
+        return f"callback {_host(self.url(job, 'result') or '')}".rstrip()
 
     @staticmethod
     def _body(job: Job, result: ProcessingResult, event: str, url: str) -> BaseModel:
@@ -112,6 +120,7 @@ class Backend:
     def _headers(job: Job, result: ProcessingResult, event: str) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # an answer is read as it comes: in parts, for people
             "X-Tenant-ID": job.ids.tenant_id,
             "X-MLWorker-Event": event,
             "Idempotency-Key": result.result_id,
@@ -123,12 +132,7 @@ class Backend:
     async def _post(self, url: str, body: BaseModel, headers: dict[str, str]) -> None:
         content = body.model_dump_json(by_alias=True).encode()
         host = self.hosts.check(url)
-        # In a thread: a signer may have to fetch a token.
-        signed = (
-            headers
-            if self.sign is unsigned
-            else {**headers, **await asyncio.to_thread(self.sign, url, content)}
-        )
+        proof = await self.sign(url, content)
         # The client's limit is for each part of a call; here it is one for the whole, a slow answer included.
         limit = self.client.timeout.read
         response, answer = None, ""
@@ -136,7 +140,7 @@ class Backend:
             async with (
                 asyncio.timeout(limit),
                 self.client.stream(
-                    "POST", url, content=content, headers=signed, follow_redirects=False
+                    "POST", url, content=content, headers={**headers, **proof}, follow_redirects=False
                 ) as response,
             ):
                 answer = await _read_some(response)
@@ -148,8 +152,8 @@ class Backend:
                 raise CallbackFailed(
                     f"{host}: {type(error).__name__}: {why}", FailureClass.TRANSIENT, outage=True
                 ) from error
-        # The status is the answer, whatever became of the rest of it.
-        check_answer(host, response, answer)
+        # The status is the answer, whatever became of the rest of it. It may repeat what it was sent.
+        check_answer(host, response, redacted(answer, _secrets(url, proof))[:MAX_QUOTED])
 
 
 def _host(url: str) -> str:
@@ -160,13 +164,32 @@ def _host(url: str) -> str:
 
 
 async def _read_some(response: httpx.Response) -> str:
-    """Return the start of the answer: enough for a message, never more than we promised to read."""
+    """Return the start of the answer, never more than we promised to read."""
     answer = b""
     async for chunk in response.aiter_raw():
         answer += chunk
         if len(answer) >= MAX_ANSWER:
             break
-    return answer[:300].decode("utf-8", "replace")
+    return answer[:MAX_ANSWER].decode("utf-8", "replace")
+
+
+def _path_of(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""
+
+
+def _secrets(url: str, proof: Mapping[str, str]) -> Iterator[str]:
+    """Yield what an answer may repeat and nobody else should see: our signature, and the url's query."""
+    for value in proof.values():
+        if not value.isdecimal():  # the time is none
+            yield value
+            yield value.removeprefix("Bearer ").removeprefix("sha256=")
+    query = httpx.URL(url).query.decode("ascii")
+    yield query
+    for _, value in parse_qsl(query):
+        yield value
 
 
 def check_answer(host: str, response: httpx.Response, answer: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class SmallBackend:
     sent: int = 0
     """Bytes of an endless answer that left."""
     over: threading.Event = field(default_factory=threading.Event)
+    connections: int = 0
     port: int = 0
 
     @property
@@ -51,11 +53,22 @@ class SmallBackend:
 
 
 @contextmanager
-def serving() -> Iterator[SmallBackend]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[SmallBackend]:
     backend = SmallBackend()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            backend.connections += 1
+            if tls is not None:  # here, in the connection's own thread, not in the one that accepts
+                self.request = tls.wrap_socket(self.request, server_side=True)
+            super().setup()
+
+        def finish(self) -> None:
+            super().finish()
+            if tls is not None:
+                self.request.close()  # the server knows only the socket that was wrapped
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -95,7 +108,11 @@ def serving() -> Iterator[SmallBackend]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass  # a client that does not like our certificate hangs up
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     backend.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

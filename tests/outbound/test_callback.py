@@ -30,6 +30,7 @@ from consumer.outbound.callback import (
     unsigned,
 )
 from consumer.outbound.hosts import AllowedHosts
+from consumer.outbound.pinned import callback_client
 from contracts.failure import FailureClass
 from contracts.result import ProcessingResult
 from tests.contracts.samples import FAILED, IMAGE, RESULT, RESULT_ID, SESSION
@@ -59,8 +60,8 @@ def deliver(
     url = to if isinstance(to, str) else to.url
 
     async def once() -> None:
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
-            hosts = AllowedHosts.of([url], allow_loopback=True)
+        hosts = AllowedHosts.of([url], allow_loopback=True)
+        async with callback_client(hosts, timeout) as client:
             await Backend(client, url if base == "here" else base, hosts, sign).deliver(for_job, what)
 
     asyncio.run(once())
@@ -181,6 +182,7 @@ class TestAddresses:
             ("/custom", FAILED, "/custom"),
             ("/results?key=1", FAILED, "/results?key=1"),
             ("/a%20b/results", FAILED, "/a%20b/error"),
+            ("/hook?next=/results", FAILED, "/hook?next=/results"),
         ],
     )
     def test_a_messages_own_address_is_used_as_it_is(
@@ -189,6 +191,11 @@ class TestAddresses:
         deliver(backend, what, for_job=job(callback_url=backend.url + callback), base=None)
 
         assert only_call(backend).path == path
+
+    def test_a_host_whose_name_is_results_is_no_path(self) -> None:
+        here = Backend(httpx.AsyncClient(), None, AllowedHosts(()))
+
+        assert here.url(job(callback_url="https://results"), "error") == "https://results"
 
     def test_a_slash_at_the_end_of_the_backends_address_does_not_matter(self, backend: SmallBackend) -> None:
         deliver(backend, base=f"{backend.url}/")
@@ -287,7 +294,58 @@ class TestHeaders:
 
         first, second = backend.calls
         assert first.headers["x-mlworker-signature"] != second.headers["x-mlworker-signature"]
-        assert dict(sign("", first.content))["X-MLWorker-Signature"] == first.headers["x-mlworker-signature"]
+        again = asyncio.run(_signed(sign, first.content))
+        assert again["X-MLWorker-Signature"] == first.headers["x-mlworker-signature"]
+
+
+async def _signed(sign: Signer, body: bytes) -> dict[str, str]:
+    return dict(await sign("", body))
+
+
+class TestWhatIsQuoted:
+    """An error repeats the start of an answer, and an answer may repeat what it was sent."""
+
+    def test_our_signature_is_cut_out_however_it_is_repeated(self, backend: SmallBackend) -> None:
+        digest = hmac.new(b"the key", b"1743489000.", hashlib.sha256).hexdigest()
+        backend.status = 500
+
+        for shown in (f'{{"X-MLWorker-Signature": "sha256={digest}"}}', f"bad signature {digest}!"):
+            backend.answer = shown.encode()
+            failed = failure(backend, sign=_constantly({"X-MLWorker-Signature": f"sha256={digest}"}))
+            assert digest not in str(failed)
+            assert "[hidden]" in str(failed)
+
+    @pytest.mark.parametrize("before", ["", "x" * 280, "x" * 299])
+    def test_a_token_is_cut_out_whole_also_where_the_quote_ends(
+        self, backend: SmallBackend, before: str
+    ) -> None:
+        token = "opaque-token-of-another-kind-" + "k" * 900
+        backend.status, backend.answer = 500, f"{before}{token} is not yours".encode()
+
+        failed = failure(backend, sign=_constantly({"Authorization": f"Bearer {token}"}))
+
+        assert "kkkk" not in str(failed)
+        assert "opaque" not in str(failed)
+
+    def test_the_urls_query_is_cut_out(self, backend: SmallBackend) -> None:
+        url = f"{backend.url}/hook?key=s3cr3t-of-theirs&x=1"
+        backend.status, backend.answer = 500, b"POST /hook?key=s3cr3t-of-theirs&x=1: s3cr3t-of-theirs is old"
+
+        failed = failure(backend, for_job=job(callback_url=url))
+
+        assert str(failed) == "127.0.0.1 answered 500: POST /hook?[hidden]: [hidden] is old"
+
+    def test_an_answer_is_asked_for_in_plain_text(self, backend: SmallBackend) -> None:
+        deliver(backend)
+
+        assert only_call(backend).headers["accept-encoding"] == "identity"
+
+
+def _constantly(headers: dict[str, str]) -> Signer:
+    async def sign(url: str, body: bytes) -> dict[str, str]:
+        return headers
+
+    return sign
 
 
 TRANSIENT, OUTAGE = (FailureClass.TRANSIENT, False), (FailureClass.TRANSIENT, True)
@@ -435,8 +493,8 @@ class TestAnswers:
 
             async with await asyncio.start_server(gibberish, "127.0.0.1", 0) as server:
                 url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-                async with httpx.AsyncClient(trust_env=False) as client:
-                    hosts = AllowedHosts.of([url], allow_loopback=True)
+                hosts = AllowedHosts.of([url], allow_loopback=True)
+                async with callback_client(hosts, 5) as client:
                     with pytest.raises(CallbackFailed) as failed:
                         await Backend(client, url, hosts).deliver(JOB, RESULT)
             return failed.value

@@ -1,0 +1,224 @@
+"""The HTTP client of callbacks: connects to the very addresses that were checked, and to no others.
+
+A name is looked up once, here, and the connection goes to what was found and allowed: a name server that
+answers differently the second time (DNS rebinding) is not asked a second time. TLS still checks the
+certificate against the *name*, and the `Host` header is the url's. A connection that is kept and used again
+is one that was checked when it was made.
+
+Built on httpcore's public parts: a transport of `httpx`'s own whose inside we swapped would lose the check,
+silently, with the release that renames that inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpcore
+import httpx
+
+from consumer.outbound.addresses import Address, address_of
+from consumer.outbound.hosts import AllowedHosts
+
+LOOKUP_TIMEOUT = 10.0
+"""Seconds a name server may take; the usual resolver asks twice, 5 s each."""
+MAX_TRIED = 4
+"""Addresses of one name that are tried; each may take its share of the time."""
+_LOOKUP_THREADS = 8
+_MAX_CONNECTIONS = 100
+_MAX_KEPT = 20
+_KEPT_SECONDS = 5.0
+
+Lookup = Callable[[str, int], Sequence[str]]
+"""From host and port to the addresses it stands for; blocks. Raises `OSError` if there are none."""
+
+SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+
+
+def look_up(host: str, port: int) -> Sequence[str]:
+    """Ask this machine's resolver.
+
+    Raises:
+        OSError: the name stands for nothing, or nobody answers.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(where[0]) for *_, where in found))
+
+
+def callback_client(
+    hosts: AllowedHosts, timeout: float, *, tls: ssl.SSLContext | None = None, lookup: Lookup = look_up
+) -> httpx.AsyncClient:
+    """Return a client that reaches allowed hosts only.
+
+    It follows no redirect, takes no proxy, password or certificate from the environment, and keeps no
+    cookies: one host must not plant them for another.
+
+    Args:
+        hosts: what may be called.
+        timeout: seconds for each part of a call.
+        tls: how servers are verified; by default against the public authorities.
+        lookup: the resolver.
+    """
+    return httpx.AsyncClient(
+        transport=PinnedTransport(hosts, tls or httpx.create_ssl_context(trust_env=False), lookup),
+        timeout=timeout,
+        follow_redirects=False,
+        trust_env=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+    )
+
+
+class PinnedTransport(httpx.AsyncBaseTransport):
+    """Carries requests over connections that `PinnedNetwork` made."""
+
+    def __init__(self, hosts: AllowedHosts, tls: ssl.SSLContext, lookup: Lookup = look_up) -> None:
+        self._network = PinnedNetwork(hosts, lookup)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=_MAX_CONNECTIONS,
+            max_keepalive_connections=_MAX_KEPT,
+            keepalive_expiry=_KEPT_SECONDS,
+            network_backend=self._network,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request.
+
+        Raises:
+            CallbackFailed: the host stands for an address that may not be called.
+            httpx.TransportError: it could not be sent, or was not answered.
+        """
+        assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 (what an async client sends)
+        url = request.url
+        with _as_httpx():
+            response = await self._pool.handle_async_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Answer(response),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._pool.aclose()
+        self._network.close()
+
+
+class PinnedNetwork(httpcore.AsyncNetworkBackend):
+    """Looks names up, checks every address, and connects to one of those addresses."""
+
+    def __init__(self, hosts: AllowedHosts, lookup: Lookup = look_up) -> None:
+        self._hosts = hosts
+        self._lookup = lookup
+        self._tcp = httpcore.AnyIOBackend()
+        # Of its own: a name server that does not answer must not take the threads of the steps and the store.
+        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="look-up")
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address of `host` that answers, once all of them are allowed.
+
+        Raises:
+            CallbackFailed: one of them is not.
+            httpcore.ConnectError, httpcore.ConnectTimeout: nobody answers, of the name servers or the hosts.
+        """
+        end = time.monotonic() + (LOOKUP_TIMEOUT if timeout is None else timeout)
+        addresses = await self._addresses(host, port, min(LOOKUP_TIMEOUT, end - time.monotonic()))
+        self._hosts.check_addresses(host, port, addresses)
+        tried = addresses[:MAX_TRIED]
+        failed: Exception = httpcore.ConnectError(f"{host} stands for no address")
+        for left, address in zip(range(len(tried), 0, -1), tried, strict=True):
+            share = max(end - time.monotonic(), 0.0) / left
+            try:
+                return await self._tcp.connect_tcp(str(address), port, share, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Refuse: no callback goes to a socket's file."""
+        del timeout, socket_options
+        raise httpcore.UnsupportedProtocol(f"callbacks go over TCP, not to {path}")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait between two tries."""
+        await asyncio.sleep(seconds)
+
+    def close(self) -> None:
+        """Let the threads end; one that waits for a name server ends when that gives up."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _addresses(self, host: str, port: int, timeout: float) -> Sequence[Address]:
+        asked = asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port)
+        try:
+            async with asyncio.timeout(timeout):
+                found = await asked
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(f"no name server told an address within {timeout:.0f} s") from error
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(str(error)) from error
+        addresses = [address_of(text) for text in found]
+        unreadable = [text for text, address in zip(found, addresses, strict=True) if address is None]
+        if unreadable:
+            raise httpcore.ConnectError(f"{host} stands for {unreadable[0]!r}, which is no address")
+        return [address for address in addresses if address is not None]
+
+
+class _Answer(httpx.AsyncByteStream):
+    """The body of an answer, as it comes."""
+
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx():
+            async for part in self._response.aiter_stream():
+                yield part
+
+    async def aclose(self) -> None:
+        with _as_httpx():
+            await self._response.aclose()
+
+
+@contextmanager
+def _as_httpx() -> Iterator[None]:
+    """Raise httpcore's errors as httpx's, which are named alike."""
+    try:
+        yield
+    except (
+        httpcore.TimeoutException,
+        httpcore.NetworkError,
+        httpcore.ProtocolError,
+        httpcore.ProxyError,
+        httpcore.UnsupportedProtocol,
+    ) as error:
+        kind = getattr(httpx, type(error).__name__, httpx.TransportError)
+        raise kind(str(error)) from error
