@@ -273,6 +273,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, exchange: Exchange, answer: Answer, fault: Fault) -> None:
         body = answer.body if fault.body is None else fault.body
+        if answer.status == 204:
+            body = b""
         if fault.flip and body:
             body = bytes((body[0] ^ 1,)) + body[1:]
         self.send_response(answer.status)

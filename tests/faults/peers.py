@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from consumer.local.pubsub import EmbeddedPubSub, Journal
+from consumer.local.pubsub import Deed, EmbeddedPubSub, Journal
 from tests.faults.backend import FaultyBackend
 from tests.faults.bucket import BucketServer
 from tests.faults.history import DeadLetter, PipelineRun, PublishedResult, Story, read_runs
@@ -142,6 +142,10 @@ class Peers:
         """Publish a request with these steps."""
         return self.publish(self.request(*steps, **changes))
 
+    def gate(self, name: str = "gate") -> Path:
+        """A file that steps wait for; `touch` opens it."""
+        return self.folder / name
+
     # What happened
 
     @property
@@ -171,6 +175,10 @@ class Peers:
 
     def acked(self, sent: Sent) -> bool:
         return sent.message_id in self.story().acked()
+
+    def deliveries(self, sent: Sent) -> int:
+        """How often it was leased to a worker."""
+        return len(self.story().of(sent.message_id, Deed.LEASED))
 
     # Waiting
 
@@ -231,6 +239,15 @@ def open_peers(folder: Path, *, deduplicates: bool = True, **subscription: Any) 
         # Faults are lifted before anything is stopped, so that nothing hangs on them.
         resources.callback(lambda: (broker.heal(), bucket.heal(), backend.heal()))
         yield peers
+
+
+ONCE = Tally(runs=1, results=1, calls=1, effects=1, letters=0)
+"""What happens to a request that nothing disturbs."""
+
+
+def lasts(seconds: float) -> None:
+    """Let a fault last for so long: it is its length that is tested."""
+    time.sleep(seconds)
 
 
 def step(name: str, **kwargs: Any) -> dict[str, Any]:
