@@ -1,4 +1,8 @@
-"""Logs: one JSON object a line, with the severity Cloud Logging knows; or coloured lines for people."""
+"""Logs: one JSON object a line, with the severity Cloud Logging knows; or coloured lines for people.
+
+The last thing that happens to a line, whoever wrote it, is that secrets are cut out: after rendering, so that
+none hides in an exception or in a value that became text only then.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ import orjson
 import structlog
 from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from consumer.redaction import redacted
 
 _SEVERITY = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
 
@@ -44,12 +50,23 @@ def _as_json() -> list[Processor]:
     return [
         structlog.processors.format_exc_info,
         _for_cloud_logging,
-        structlog.processors.JSONRenderer(serializer=_dumps),
+        _without_secrets(structlog.processors.JSONRenderer(serializer=_dumps)),
     ]
 
 
 def _for_people() -> list[Processor]:
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    # Plain tracebacks: the pretty ones show every frame's variables, and tokens and keys are among them.
+    render = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    return [_without_secrets(render)]
+
+
+def _without_secrets(render: Processor) -> Processor:
+    def rendered(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return redacted(str(render(logger, method, event)))
+
+    return rendered
 
 
 def _for_cloud_logging(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
