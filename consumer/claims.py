@@ -53,7 +53,7 @@ class Claim:
     """By the monotonic clock, counted from when the last renewal was sent."""
     clock: Callable[[], float] = field(repr=False)
     was_abandoned: bool = False
-    """Whether it was taken over from a worker that never let go of it: it ended while it worked on the job."""
+    """Whether it was taken over from a worker that never let go of it, so that its run never ended."""
     lost: bool = False
     renewing: asyncio.Task[None] | None = field(default=None, repr=False)
 
