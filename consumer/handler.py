@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -138,11 +139,11 @@ class Handler:
         message_id = handling.delivery.message_id
         waited_since = self.patience.clock()
         while True:
-            claim = await self._with_bucket(lambda job=job: self.claims.take(job, message_id))  # type: ignore[misc]
+            claim = await self._with_bucket(partial(self.claims.take, job, message_id))
             if isinstance(claim, Claim):
                 handling.claim = claim
                 await reach(Point.CLAIMED)
-            entry = await self._with_bucket(lambda job=job: self.ledger.look_up(job, message_id))  # type: ignore[misc]
+            entry = await self._with_bucket(partial(self.ledger.look_up, job, message_id))
             if entry.done:
                 return Outcome(Settle.ACK, "duplicate")
             if entry.job.result_id != job.result_id:
@@ -245,6 +246,7 @@ class Handler:
         if not isinstance(decoded, Notified):
             return decoded
         seen = decoded.notification
+        self.rules.check_object(seen.bucket, seen.name)
         try:
             info = await self._with_bucket(
                 lambda: self.store.stat(seen.bucket, seen.name, generation=seen.generation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from consumer.jobs import Ids, Source
@@ -24,20 +24,40 @@ class SourceRules:
         Raises:
             NotAllowed: naming the bucket or path, and what is allowed.
         """
-        if source.bucket not in self.buckets:
-            raise NotAllowed(
-                f"bucket mismatch: {source.bucket!r} is not one of {sorted(self.buckets)} (ALLOWED_BUCKETS)"
-            )
-        check_name(source.name)
-        allowed = [self._folder(prefix, ids) for prefix in self.prefixes]
+        self.check_object(source.bucket, source.name)
+        allowed = list(self._folders(ids))
         if not any(source.name.startswith(folder) for folder in allowed):
             raise NotAllowed(
                 f"path {source.name!r} does not belong to tenant {ids.tenant_id!r}: it must start with "
                 f"{' or '.join(allowed)} (IMAGE_PREFIXES)"
             )
 
+    def check_object(self, bucket: str, name: str) -> None:
+        """Return if anybody may have the object looked at: what can be told before it is known whose it is.
+
+        Raises:
+            NotAllowed: naming the bucket or path, and what is allowed.
+        """
+        if bucket not in self.buckets:
+            raise NotAllowed(
+                f"bucket mismatch: {bucket!r} is not one of {sorted(self.buckets)} (ALLOWED_BUCKETS)"
+            )
+        check_name(name)
+
+    def _folders(self, ids: Ids) -> Iterator[str]:
+        """Yield the folders the message's photos may lie in.
+
+        With `{tenant_id}/` and `shop/{session_id}/`, a tenant called `shop` would own the folder of every
+        session: a template that gets another one's first folder by what is filled in does not hold.
+        """
+        taken = {first for prefix in self.prefixes if "{" not in (first := prefix.split("/")[0])}
+        for prefix in self.prefixes:
+            folder = self._filled(prefix, ids)
+            if "{" not in prefix.split("/")[0] or folder.split("/")[0] not in taken:
+                yield folder
+
     @staticmethod
-    def _folder(prefix: str, ids: Ids) -> str:
+    def _filled(prefix: str, ids: Ids) -> str:
         folder = prefix.format(tenant_id=ids.tenant_id, session_id=ids.session_id, image_id=ids.image_id)
         return folder if folder.endswith("/") else f"{folder}/"
 

@@ -128,6 +128,52 @@ def test_a_prefix_ends_with_a_whole_segment_also_when_its_slash_is_missing() -> 
     assert not allowed(f"by-image/{IMAGE}x/x.jpg", rules=rules)
 
 
+def test_a_tenant_named_as_a_folder_of_all_does_not_own_it() -> None:
+    rules = SourceRules(frozenset({"photos"}), ("{tenant_id}/", BY_SESSION))
+    other_session = UUID(int=9)
+
+    assert not allowed(
+        f"cultivadores/sessions/{other_session}/images/x.jpg", tenant="cultivadores", rules=rules
+    )
+    assert not allowed("cultivadores/x.jpg", tenant="cultivadores", rules=rules)
+    assert allowed(f"cultivadores/sessions/{SESSION}/images/x.jpg", tenant="cultivadores", rules=rules)
+    assert allowed("cultivadores/x.jpg", tenant="cultivadores")  # where there is no such folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "t\u2215x.jpg",  # a division slash
+        "t\uff0fx.jpg",  # a full-width slash
+        "\uff54/x.jpg",  # a full-width t
+        "t\u0338/x.jpg",  # a t with a stroke through it
+        "\u200bt/x.jpg",  # a space of no width
+        "t\\x.jpg",
+        "%74/x.jpg",
+        "t%2fx.jpg",
+        "./t/x.jpg",
+        " t/x.jpg",
+    ],
+)
+def test_a_name_that_only_looks_like_the_tenants_folder_is_refused(name: str) -> None:
+    assert not allowed(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["t/%2e%2e/u/x.jpg", "t/..%2fu/x.jpg", "t/..\\u/x.jpg", "t/\uff0e\uff0e/u/x.jpg"]
+)
+def test_what_only_a_browser_would_read_as_a_way_up_is_a_name_like_any_other(name: str) -> None:
+    assert allowed(name)  # the store takes names by their bytes: these lie in the tenant's folder
+
+
+def test_what_can_be_told_before_the_tenant_is_known_is_told() -> None:
+    RULES.check_object("photos", "anybodys/x.jpg")
+    with pytest.raises(NotAllowed, match="bucket mismatch"):
+        RULES.check_object("other", "anybodys/x.jpg")
+    with pytest.raises(NotAllowed, match="segment"):
+        RULES.check_object("photos", "a/../b.jpg")
+
+
 def test_without_prefixes_nothing_may_be_read() -> None:
     assert not allowed("t/x.jpg", rules=SourceRules(frozenset({"photos"}), ()))
 

@@ -33,7 +33,13 @@ from consumer.storage.checksum import crc32c
 from consumer.storage.file_generations import last_generation, stamp
 from consumer.storage.object_names import beside_folder, check_bucket_name, name_of, path_of
 from consumer.storage.threads import CallThreads
-from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
+from pipeline_steps.errors import (
+    InvalidInput,
+    NotAllowed,
+    ObjectMissing,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 
 _META = ".meta"  # no bucket's name starts with a dot
 _LIST_CHUNK = 200
@@ -163,7 +169,7 @@ class FilesystemStore:
         for name in names:
             try:
                 found.append(self._stat(bucket, name, None))
-            except ObjectMissing:
+            except (ObjectMissing, NotAllowed):
                 continue
         return found
 
@@ -196,13 +202,14 @@ class FilesystemStore:
     def _find(self, bucket: str, path: tuple[str, ...]) -> Path | None:
         folder = self._folder(bucket)
         places = (folder.joinpath(*path), folder.joinpath(*beside_folder(path)))
-        return next((place for place in places if place.is_file()), None)
+        present = next((place for place in places if place.is_file()), None)
+        return self._within(bucket, present) if present else None
 
     def _place(self, bucket: str, path: tuple[str, ...]) -> Path:
         """Return where to put an object that is not there yet, its folders made."""
         here = self._folder(bucket)
         for depth, part in enumerate(path[:-1], start=1):
-            here = here / part
+            here = self._within(bucket, here / part)
             if here.is_file():  # the object `a`, and now `a/b`: make room for the folder
                 here.rename(self._folder(bucket).joinpath(*beside_folder(path[:depth])))
             here.mkdir(exist_ok=True)
@@ -250,6 +257,12 @@ class FilesystemStore:
     def _require(self, bucket: str) -> None:
         if not self._folder(bucket).is_dir():
             raise StoreMisconfigured(f"there is no bucket {bucket!r}: make the folder {self._folder(bucket)}")
+
+    def _within(self, bucket: str, path: Path) -> Path:
+        """Return `path`, unless a link on the way leads out of the bucket: no object's name may do that."""
+        if not path.resolve().is_relative_to(self._folder(bucket).resolve()):
+            raise NotAllowed(f"{path} is a link that leads out of the bucket {bucket!r}")
+        return path
 
     def _folder(self, bucket: str) -> Path:
         check_bucket_name(bucket)

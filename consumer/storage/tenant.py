@@ -8,6 +8,7 @@ from consumer.decode import OUTPUT_MARK
 from consumer.patience import Patience
 from consumer.sources import check_name
 from consumer.storage import ObjectStore
+from contracts.request import check_tenant_id
 from pipeline_steps.context import Deadline
 from pipeline_steps.errors import DeadlineExceeded, NotAllowed
 
@@ -25,6 +26,13 @@ class TenantFolder:
     tenant_id: str
     deadline: Deadline
     is_open: bool = field(default=True)
+
+    def __post_init__(self) -> None:
+        # It was checked when the message was read; here it becomes the folder that everything hangs on.
+        try:
+            check_tenant_id(self.tenant_id)
+        except ValueError as error:
+            raise NotAllowed(f"tenant {self.tenant_id!r}: {error}") from error
 
     def url(self, name: str) -> str:
         """Return the `gs://` url of `name` in the tenant's folder."""
@@ -55,6 +63,7 @@ class TenantFolder:
 
     def _path(self, name: str) -> str:
         check_name(name)
-        if name.split("/")[0] in RESERVED:
+        # Also where a file system does not tell `Results` from `results`.
+        if name.split("/")[0].lower() in RESERVED:
             raise NotAllowed(f"{name!r}: the folders {', '.join(sorted(RESERVED))} are the worker's own")
         return f"{self.tenant_id}/{name}"

@@ -15,7 +15,13 @@ import pytest
 from consumer.storage import PreconditionFailed
 from consumer.storage.checksum import crc32c
 from consumer.storage.filesystem import FilesystemStore
-from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
+from pipeline_steps.errors import (
+    InvalidInput,
+    NotAllowed,
+    ObjectMissing,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -217,3 +223,38 @@ async def test_of_racing_processes_one_wins_each_round(store: FilesystemStore, t
     assert sum(won) == 50
     written = [int((await store.read("photos", name)).data) for name in await names(store)]
     assert won == [written.count(racer) for racer in range(4)]
+
+
+async def test_a_link_that_leads_out_of_the_bucket_is_no_object(
+    store: FilesystemStore, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret.jpg").write_bytes(b"secret")
+    (tmp_path / "photos/file.jpg").symlink_to(elsewhere / "secret.jpg")
+    (tmp_path / "photos/folder").symlink_to(elsewhere)
+    await store.write("photos", "real.jpg", b"leaf")
+
+    for name in ("file.jpg", "folder/secret.jpg"):
+        with pytest.raises(NotAllowed, match="leads out of the bucket"):
+            await store.read("photos", name)
+        with pytest.raises(NotAllowed):
+            await store.delete("photos", name)
+    for name in ("folder/new.jpg", "folder/deep/new.jpg"):
+        with pytest.raises(NotAllowed):
+            await store.write("photos", name, b"x")
+    assert await names(store) == ["real.jpg"]
+    assert children(elsewhere) == {"secret.jpg"}
+    assert (elsewhere / "secret.jpg").read_bytes() == b"secret"
+
+
+async def test_a_link_within_the_bucket_is_followed_and_so_is_one_to_the_bucket(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/photos").symlink_to(tmp_path / "real")
+    store = FilesystemStore(tmp_path / "root")
+    await store.write("photos", "a/b.jpg", b"leaf")
+    (tmp_path / "real/linked").symlink_to(tmp_path / "real/a")
+
+    assert (await store.read("photos", "linked/b.jpg")).data == b"leaf"
+    await store.close()
