@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from consumer.redaction import redacted
+
 ROOT = "(root)"
 """The path of what concerns the whole input."""
 
@@ -82,7 +84,7 @@ def _message(detail: ErrorDetails) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        text = repr(value)
+        text = redacted(repr(value)[:1000])  # a callback_url's query may be a secret
     except RecursionError:
         return f"a {type(value).__name__} nested very deep"
     return text if len(text) <= 80 else f"{text[:77]}..."

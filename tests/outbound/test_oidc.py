@@ -6,22 +6,19 @@ import asyncio
 import base64
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import google.auth.exceptions
 import pytest
-from google.auth.compute_engine import _metadata
 
 from consumer.errors import CallbackFailed
 from consumer.outbound import oidc
 from consumer.outbound.callback import Signer
 from consumer.outbound.oidc import audience_of, oidc_signer
 from contracts.failure import FailureClass
+from tests.outbound.identity import MetadataServer, serving_metadata, token_for
 
 pytestmark = pytest.mark.anyio
 
@@ -29,13 +26,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def token_for(audience: str, ends: float, serial: int = 0) -> str:
-    """Return something of a token's form; what it says is for its reader to check."""
-    parts = [{"alg": "RS256", "typ": "JWT"}, {"aud": audience, "exp": int(ends), "jti": serial}]
-    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
-    return ".".join([*encoded, "c2lnbmF0dXJl"])
 
 
 async def audience_sent(sign: Signer, url: str) -> str:
@@ -216,56 +206,20 @@ class TestFailures:
 
 
 @pytest.fixture
-def metadata_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Google's metadata server, as far as ID tokens go; gives the audiences it was asked for."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            url = urlsplit(self.path)
-            if self.headers.get("Metadata-Flavor") != "Google":
-                self.send_error(403)
-                return
-            if url.path.endswith("/identity"):
-                audience = parse_qs(url.query)["audience"][0]
-                asked.append(audience)
-                self._answer(token_for(audience, time.time() + 3600), "text/html")
-            else:
-                self._answer(json.dumps({"email": "worker@project.iam.gserviceaccount.com"}))
-
-        def _answer(self, text: str, kind: str = "application/json") -> None:
-            self.send_response(200)
-            self.send_header("Metadata-Flavor", "Google")
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    address = f"127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setenv("GCE_METADATA_IP", address)
-    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", address)
-    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def metadata_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MetadataServer]:
+    with serving_metadata(monkeypatch) as server:
+        yield server
 
 
 class TestGooglesOwnWay:
     async def test_the_token_comes_from_the_metadata_server_without_any_proxy(
-        self, metadata_server: list[str], monkeypatch: pytest.MonkeyPatch
+        self, metadata_server: MetadataServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
 
         assert await audience_sent(oidc_signer(), "https://backend.example/x") == "https://backend.example"
-        assert metadata_server == ["https://backend.example"]
+        assert metadata_server.audiences == ["https://backend.example"]
 
     async def test_a_key_file_that_is_none_is_the_operators_mistake(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
