@@ -142,6 +142,17 @@ class Peers:
         """Publish a request with these steps."""
         return self.publish(self.request(*steps, **changes))
 
+    def notify(self, name: str, generation: int, event: str = "OBJECT_FINALIZE", **attributes: str) -> str:
+        """Publish what a bucket says of one of its objects, and return the message's id."""
+        said = {
+            "eventType": event,
+            "bucketId": BUCKET,
+            "objectId": name,
+            "objectGeneration": str(generation),
+            "payloadFormat": "NONE",
+        }
+        return self.broker.publish(REQUESTS, b"", **{**said, **attributes})
+
     def gate(self, name: str = "gate") -> Path:
         """A file that steps wait for; `touch` opens it."""
         return self.folder / name

@@ -1,4 +1,4 @@
-"""The backend refuses, dawdles, answers nonsense, goes away: one effect for each request, or a dead letter."""
+"""The backend refuses, dawdles, answers nonsense, goes away: one effect for a request, or a dead letter."""
 
 from __future__ import annotations
 

@@ -70,12 +70,25 @@ class Worker:
         """SIGTERM: as Kubernetes ends a pod."""
         self.popen.send_signal(signal.SIGTERM)
 
+    def until_log(self, message: str) -> None:
+        """Wait for an entry of its log: only to find the moment, never to judge by."""
+        said = f'"message":"{message}"'
+        self.until(lambda: said in self.log.read_text(), f"it to log {message!r}", START_SECONDS)
+
     def ended(self, seconds: float = 30.0) -> int:
         """Wait for its end and return the exit code; negative for a signal."""
         try:
             return self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"the worker did not end within {seconds:g} s; {self.tail()}")
+            pytest.fail(f"the worker did not end within {seconds:g} s; {self.threads()}; {self.tail()}")
+
+    def threads(self) -> str:
+        """What its threads wait for in the kernel, for people."""
+        found = [
+            f"{(task / 'comm').read_text().strip()}: {(task / 'wchan').read_text()}"
+            for task in Path(f"/proc/{self.pid}/task").iterdir()
+        ]
+        return f"its {len(found)} threads: {', '.join(sorted(found))}"
 
     def tail(self, lines: int = 15) -> str:
         """The end of its log, for people."""
