@@ -9,6 +9,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from consumer.doctor.command import add_doctor
 from consumer.help import WithSettings, examples, print_version
 from consumer.ops.allocator import bound_allocator
 from consumer.terminal import (
@@ -140,6 +141,9 @@ def run() -> None:
     from consumer.serve import serve
 
     exit_with(serve())
+
+
+add_doctor(app)
 
 
 @app.command(

@@ -75,7 +75,7 @@ def test_no_package_imports_its_tests_or_tools() -> None:
 @pytest.mark.parametrize(
     ("adapter", "wirers"),
     [
-        ("consumer.storage.gcs", {"consumer.app"}),
+        ("consumer.storage.gcs", {"consumer.app", "consumer.doctor.site"}),
         ("consumer.storage.filesystem", set()),
         ("consumer.models.torch_loader", {"consumer.app"}),
     ],
