@@ -75,6 +75,7 @@ class TestExactEntries:
 
     def test_an_international_name_is_one_host_however_it_is_written(self) -> None:
         assert allowed("https://b\u00fccher.example/", "xn--bcher-kva.example")
+        assert allowed("https://xn--bcher-kva.example/", "b\u00fccher.example")
         assert not allowed("https://b\u00fccher.example/", "bucher.example")
         assert allowed("https://a\u3002example/", "a.example")  # the client would call a.example
 
@@ -162,6 +163,30 @@ class TestWildcards:
     )
     def test_it_never_stands_for_an_address(self, url: str) -> None:
         assert not allowed(url, "*.example.com", "*.example", loopback=True)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://evil.example\\.example.com/",
+            "https://evil.example%2f.example.com/",
+            "https://evil.example%00.example.com/",
+            "https://evil..example.com/",
+            "https://.example.com/",
+            "https://a.example.com./",
+            "https://-.example.com/",
+            "https://" + "a" * 64 + ".example.com/",
+            "https://" + "a." * 130 + "example.com/",
+            "https://a b.example.com/",
+            "https://{a}.example.com/",
+            "https://a@b.example.com/",
+        ],
+    )
+    def test_what_only_looks_like_a_host_is_refused_by_a_wildcard_too(self, url: str) -> None:
+        assert not allowed(url, "*.example.com")
+
+    def test_an_international_domain_may_have_one(self) -> None:
+        assert allowed("https://a.b\u00fccher.example/", "*.b\u00fccher.example")
+        assert allowed("https://a.b\u00fccher.example/", "*.xn--bcher-kva.example")
 
 
 class TestPrivateAddresses:
