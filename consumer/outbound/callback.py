@@ -159,7 +159,7 @@ class Backend:
 def _host(url: str) -> str:
     try:
         return httpx.URL(url).raw_host.decode("ascii").lower()
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):
         return ""  # `deliver` says what is wrong with it
 
 

@@ -53,7 +53,7 @@ class AllowedHost:
         )
         try:
             url = httpx.URL(f"{scheme}://{rest.removeprefix('*.')}")
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise wrong from error
         host, port = url.raw_host.decode("ascii"), url.port
         if url.scheme not in _DEFAULT_PORTS or url.userinfo or not is_host(host):
@@ -104,7 +104,7 @@ class AllowedHosts:
         try:
             # As the client reads it: two readers might disagree on what the host is.
             parts = httpx.URL(url)
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise CallbackFailed(
                 "callback_url is no url: expected https://host[:port]/path", FailureClass.PERMANENT
             ) from error

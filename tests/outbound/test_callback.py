@@ -222,6 +222,7 @@ class TestAddresses:
             "http://user:secret@127.0.0.1/",
             "ftp://127.0.0.1/",
             "javascript:alert(1)",
+            "http://127.0.0.1/half-a-pair-\ud800",
             "https://",
             "/results",
             "\n",
