@@ -101,9 +101,10 @@ class Peers:
             **changes,
         }
 
-    def worker(self, **changes: str) -> Worker:
+    def worker(self, *, memory_limit: int | None = None, reads_log: bool = True, **changes: str) -> Worker:
         """Start a worker; it is killed when the test is over."""
-        worker = Worker.start(self.folder, self.environment(**changes))
+        environment = self.environment(**changes)
+        worker = Worker.start(self.folder, environment, memory_limit=memory_limit, reads_log=reads_log)
         self.workers.append(worker)
         self.resources.enter_context(worker)
         return worker

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,18 +33,28 @@ class Worker:
     port: int
 
     @classmethod
-    def start(cls, folder: Path, environment: Mapping[str, str]) -> Worker:
-        """Start one; its log is a file in `folder`."""
+    def start(
+        cls,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        memory_limit: int | None = None,
+        reads_log: bool = True,
+    ) -> Worker:
+        """Start one; its log is a file in `folder`, or a pipe that nobody reads until `read_log`."""
         port = free_port()
         log = folder / f"worker-{port}.log"
         variables = bare_environment(**{**environment, "PORT": str(port)})
+        command = [str(COMMAND), "run"]
+        if memory_limit is not None:
+            command = ["prlimit", f"--as={memory_limit}", *command]
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [str(COMMAND), "run"],
+                command,
                 env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=output,
+                stderr=output if reads_log else subprocess.PIPE,
             )
         return cls(popen, log, port)
 
@@ -106,6 +118,17 @@ class Worker:
         finally:
             connection.close()
 
+    def read_log(self) -> None:
+        """Read from now on what it writes into the pipe."""
+        pipe = self.popen.stderr
+        assert pipe is not None
+
+        def copy() -> None:
+            with self.log.open("wb") as log:
+                shutil.copyfileobj(pipe, log)
+
+        threading.Thread(target=copy, daemon=True).start()
+
     @property
     def ready(self) -> bool:
         return self.ask("/readyz")[0] == 200
@@ -149,3 +172,5 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        if self.popen.stderr is not None:
+            self.popen.stderr.close()
