@@ -111,7 +111,7 @@ async def open_worker(
             store = await asyncio.to_thread(_cloud_storage, settings)
             resources.push_async_callback(store.close)
         manifest = await read_manifest(settings.model_path, store)
-        check_routes(routes, steps, manifest.specs())
+        check_routes(routes, steps, manifest.specs(), settings.input_buckets)
         devices = settings.devices or await asyncio.to_thread(_all_devices)
         slots = settings.slots or SLOTS_PER_DEVICE * len(devices)
         pool = await asyncio.to_thread(_pool, manifest, devices, store, metrics)

@@ -6,6 +6,7 @@ Each error knows its failure class (`contracts/failure.py`); `outcomes.py` decid
       + MalformedMessage           permanent: carries .problems
       + CallbackFailed             by the backend's answer
       + WorkerLost                 internal: its runs never ended
+      + CorruptRecord              permanent: what the bucket holds is not this job's
       + FencedOff                  the broker may have given the message to somebody else
       + HoldExpired                an outage outlasted HOLD_TIMEOUT
     consumer.broker.BrokerError   transient or configuration
@@ -69,6 +70,13 @@ class WorkerLost(WorkerError):
     """Workers ended while they ran this job, as often as it may be tried."""
 
     code = "worker_lost"
+
+
+class CorruptRecord(WorkerError):
+    """What the ledger keeps of a job is not a result of that job."""
+
+    code = "corrupt_record"
+    failure_class = FailureClass.PERMANENT
 
 
 class HoldExpired(WorkerError):

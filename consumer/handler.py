@@ -133,6 +133,8 @@ class Handler:
                 return await self._claim_and_work(handling, job, pipeline)
         finally:
             self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]  # names that messages choose must not pile up
 
     async def _claim_and_work(self, handling: Handling, job: Job, pipeline: Pipeline) -> Outcome:
         """Look up what was done, as the only worker that may go on with it."""

@@ -17,7 +17,9 @@ from enum import StrEnum
 from typing import Protocol
 
 import orjson
+from pydantic import ValidationError
 
+from consumer.errors import CorruptRecord
 from consumer.jobs import Job, of_generation
 from consumer.storage import ObjectStore, PreconditionFailed, StoredObject
 from contracts.result import ProcessingResult
@@ -111,14 +113,14 @@ class BucketLedger:
             metadata = failed.info.metadata
             return Entry(
                 job,
-                _result(failed),
+                _result(failed, job),
                 metadata.get(_DONE) == "1",
                 was_recorded=record is not None,
                 legs=frozenset(Leg(leg) for leg in metadata.get(_LEGS, "").split(",") if leg),
             )
         if record is None:
             return Entry(job, attempts=_attempts(attempts))
-        result = _result(record)
+        result = _result(record, job)
         if (
             record.info.metadata.get(_MESSAGE) == message_id
             or result.image_generation is None
@@ -141,7 +143,7 @@ class BucketLedger:
         except PreconditionFailed:
             earlier = await self._read(job, "json")
             if earlier is not None:
-                return _result(earlier)
+                return _result(earlier, job)
             raise
         return result
 
@@ -242,6 +244,7 @@ class NoLedger:
 
     async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
         """Keep nothing."""
+        del result, message_id
         await self.forget_attempts(job)
 
     async def count_attempt(self, job: Job, code: str) -> Attempts:
@@ -276,5 +279,12 @@ def _attempts(stored: StoredObject | None) -> Attempts:
     return Attempts(int(body["count"]), str(body["last"]))
 
 
-def _result(stored: StoredObject) -> ProcessingResult:
-    return ProcessingResult.model_validate_json(stored.data)
+def _result(stored: StoredObject, job: Job) -> ProcessingResult:
+    where = stored.info.url
+    try:
+        result = ProcessingResult.model_validate_json(stored.data)
+    except ValidationError as error:
+        raise CorruptRecord(f"{where} is no result; delete it and replay the message: {error}") from error
+    if (result.tenant_id, result.result_id) != (job.ids.tenant_id, job.result_id):
+        raise CorruptRecord(f"{where} holds another job's result; delete it and replay the message")
+    return result

@@ -12,6 +12,7 @@ from consumer.broker import BrokerError, BrokerMisconfigured, BrokerUnavailable
 from consumer.errors import WorkerError
 from consumer.pipeline.parse import InvalidPipeline
 from consumer.pipeline.run import StepFailed
+from consumer.redaction import redacted
 from contracts.failure import FailureClass
 from contracts.result import Failure
 from pipeline_steps.errors import StepError
@@ -126,5 +127,5 @@ def failure_of(error: BaseException) -> Failure:
             code, path = "broker_error", None
         case _:
             code, path = "internal_error", None
-    message = str(error) or type(error).__name__
+    message = redacted(str(error)) or type(error).__name__
     return Failure(code=code, failure_class=class_of(error).value, message=message[:8000], step_path=path)

@@ -64,6 +64,9 @@ CIRCUIT_FAILURES, CIRCUIT_MESSAGES = 5, 3
 """A host's circuit opens after so many failures over at least so many messages, with no success between."""
 
 
+_KNOWN_DESTINATIONS = 1000
+
+
 @dataclass
 class _Destination:
     is_everybodys: bool = True
@@ -102,7 +105,7 @@ class Patience:
     wait_initial: float = 0.5
     wait_max: float = 15.0
     share: int = 1000
-    """How many callers may wait for a host that only some messages need."""
+    """How many callers may wait for hosts that only some messages need."""
     clock: Callable[[], float] = time.monotonic
     _destinations: dict[str, _Destination] = field(default_factory=dict)
 
@@ -135,9 +138,14 @@ class Patience:
         }
 
     def is_taken(self, destination: str) -> bool:
-        """Tell whether as many wait for it already as may: then nothing more is run for it."""
+        """Tell whether it is away and no more callers may wait: then nothing is run for it."""
         held = self._destinations.get(destination)
-        return held is not None and not held.is_everybodys and held.holding >= self.share
+        return held is not None and not held.is_everybodys and held.holding > 0 and self._is_share_taken()
+
+    def _is_share_taken(self) -> bool:
+        # Together: a wildcard's many hosts must not fill by twos and threes what one of them may not.
+        others = (held.holding for held in self._destinations.values() if not held.is_everybodys)
+        return sum(others) >= self.share
 
     async def persist(
         self,
@@ -180,8 +188,8 @@ class Patience:
                     raise HoldExpired(
                         f"{destination} was away for {self.hold_timeout:g} s: {error}"
                     ) from error
-                if not waiting.entered and not held.is_everybodys and held.holding >= self.share:
-                    raise HoldExpired(f"{destination}: {held.holding} others wait for it: {error}") from error
+                if not waiting.entered and not held.is_everybodys and self._is_share_taken():
+                    raise HoldExpired(f"{destination}: too many messages wait already: {error}") from error
                 if not held.reason:
                     log.warning("waiting_for_peer", destination=destination, error=str(error))
                 waiting.enter(error)
@@ -202,6 +210,8 @@ class Patience:
         finally:
             waiting.leave()
         held.succeeded(self.clock())
+        if len(self._destinations) > _KNOWN_DESTINATIONS and not held.holding:
+            self._destinations.pop(destination, None)  # names that messages choose must not pile up
         return result
 
 

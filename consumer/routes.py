@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,26 @@ def is_our_own(name: str) -> bool:
     return name.endswith("/") or _RESERVED.search(name) is not None
 
 
-def check_routes(routes: Routes, steps: StepRegistry, models: ModelCatalogue) -> None:
-    """Return if every route's pipeline can run here.
+def check_routes(
+    routes: Routes, steps: StepRegistry, models: ModelCatalogue, buckets: Collection[str] | None = None
+) -> None:
+    """Return if every route's pipeline can run here, and its photos may be read.
+
+    Args:
+        routes: what the operator wrote.
+        steps: those there are.
+        models: those there are.
+        buckets: those photos may be read from; None for any.
 
     Raises:
         InvalidRoutes: with every problem: better at the start than with the first photo.
     """
     problems: list[str] = []
     for i, route in enumerate(routes.routes):
+        if buckets is not None and route.bucket not in buckets:
+            problems.append(
+                f"routes.{i}.bucket: {route.bucket!r} is not one of {sorted(buckets)} (ALLOWED_BUCKETS)"
+            )
         try:
             parse(route.definition, steps, settings=route.settings, models=models)
         except InvalidPipeline as error:

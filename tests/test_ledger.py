@@ -12,6 +12,7 @@ from uuid import UUID
 import orjson
 import pytest
 
+from consumer.errors import CorruptRecord
 from consumer.jobs import Ids, Job, Source, of_generation, result_id
 from consumer.ledger import Attempts, BucketLedger, Entry, Leg, NoLedger
 from consumer.storage.filesystem import FilesystemStore
@@ -368,6 +369,22 @@ class TestGivingUp:
 
             await bench.ledger.mark_done(JOB, failed, OURS)
             assert (await bench.ledger.look_up(JOB, OURS)).done
+
+        tell(story)
+
+
+class TestCorruptRecords:
+    @pytest.mark.parametrize(
+        "data", [b"", b"not JSON", b"{}", None], ids=["empty", "text", "bare", "anothers"]
+    )
+    def test_what_is_not_this_jobs_result_is_never_delivered(self, tell: Tell, data: bytes | None) -> None:
+        async def story(bench: Bench) -> None:
+            another = result(job_of(7)).model_dump_json().encode()
+            name = f"{FOLDER}/{JOB.result_id}.json"
+            await bench.store.write(BUCKET, name, another if data is None else data)
+
+            with pytest.raises(CorruptRecord, match=f"gs://{BUCKET}/{name}"):
+                await bench.ledger.look_up(JOB, OURS)
 
         tell(story)
 
