@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -142,16 +143,25 @@ def test_every_make_target_exists(document: Path) -> None:
     assert [target for target in named if target not in targets] == []
 
 
+def command_of(words: list[str]) -> Any:
+    """The command that these words begin with; None if there is none."""
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        command = command.commands.get(word)
+    return command
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
 def test_every_command_and_option_exists(document: Path) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     unknown = []
     for typed in code(document):
-        found = re.match(r"(?:\S*/)?mlworker ([a-z]+)(.*)", typed)
-        if found is None:
+        found = re.match(r"(?:\S*/)?mlworker ((?:[a-z-]+ ?)+)(.*)", typed)
+        if found is None or found[1].startswith("-"):
             continue
-        command = commands.get(found[1])
+        command = command_of(found[1].split())
         options = {name for option in command.params for name in option.opts} if command else set()
-        unknown += [typed] if command is None or set(re.findall(r"--[a-z-]+", found[2])) - options else []
+        unknown += [typed] if command is None or set(re.findall(r"--[a-z-]+", typed)) - options else []
 
     assert unknown == []
