@@ -9,6 +9,8 @@ from typing import Annotated
 import orjson
 import typer
 
+from consumer.backfill.command import add_backfill
+from consumer.dead_letters.commands import app as dead_letters
 from consumer.doctor.command import add_doctor
 from consumer.help import WithSettings, examples, print_version
 from consumer.ops.allocator import bound_allocator
@@ -32,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(dead_letters, name="dead-letters")
 
 
 @app.callback(
@@ -285,6 +288,9 @@ def submit(
     print_json(
         {"message_id": message_id, "session_id": request["session_id"], "image_id": request["image_id"]}
     )
+
+
+add_backfill(app)
 
 
 def main() -> None:

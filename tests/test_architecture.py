@@ -75,7 +75,15 @@ def test_no_package_imports_its_tests_or_tools() -> None:
 @pytest.mark.parametrize(
     ("adapter", "wirers"),
     [
-        ("consumer.storage.gcs", {"consumer.app", "consumer.doctor.site"}),
+        (
+            "consumer.storage.gcs",
+            {
+                "consumer.app",
+                "consumer.backfill.running",
+                "consumer.dead_letters.desk",
+                "consumer.doctor.site",
+            },
+        ),
         ("consumer.storage.filesystem", set()),
         ("consumer.models.torch_loader", {"consumer.app"}),
     ],

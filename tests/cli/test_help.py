@@ -15,7 +15,19 @@ from consumer.settings import Settings
 from contracts import __version__
 from tests.command import mlworker
 
-COMMANDS = ("demo", "local", "run", "doctor", "settings", "validate", "steps", "schema", "submit")
+COMMANDS = (
+    "demo",
+    "local",
+    "run",
+    "doctor",
+    "settings",
+    "validate",
+    "steps",
+    "schema",
+    "submit",
+    "dead-letters",
+    "backfill",
+)
 
 
 def help_of(*command: str, columns: int = 200) -> str:
