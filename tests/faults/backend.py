@@ -35,11 +35,13 @@ class FaultyBackend(MisbehavingServer):
         super().__init__()
         self.deduplicates = deduplicates
         self.effects: list[Effect] = []
+        self._known: set[str] = set()
 
     def answer(self, request: Received) -> Answer:
         key = request.headers["idempotency-key"]
-        if self.deduplicates and any(effect.key == key for effect in self.effects):
+        if self.deduplicates and key in self._known:
             return Answer(body=b'{"duplicate": true}')
+        self._known.add(key)
         body = json.loads(request.body)
         event = request.headers["x-mlworker-event"]
         self.effects.append(Effect(key, event, image_id_of(body), time.monotonic(), body))
