@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -108,7 +109,7 @@ class MisbehavingServer(ABC):
 
     def __init__(self) -> None:
         self.port = 0
-        self.exchanges: list[Exchange] = []
+        self.exchanges: list[Exchange] | deque[Exchange] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None

@@ -119,7 +119,7 @@ def test_i7_a_photo_outside_of_the_tenants_folder_is_never_read(shared: Peers, n
 
     tally = shared.tally(sent)
     assert (tally.runs, tally.calls, tally.letters) == (0, 0, 1)
-    paths = [exchange.request.path for exchange in shared.bucket.exchanges[before:]]
+    paths = [exchange.request.path for exchange in list(shared.bucket.exchanges)[before:]]
     assert not [path for path in paths if "other" in path]
 
 
