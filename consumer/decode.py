@@ -23,11 +23,11 @@ from consumer.pipeline.definition import (
 from consumer.pipeline.problems import Problem, problems_of
 from consumer.presets import Presets, with_confidence
 from consumer.routes import Routes, is_our_own
+from contracts.dead_letter import replays_of
 from contracts.notification import EventType, StorageNotification
 from contracts.request import NamedPipelineRequest, ProcessingRequest, check_tenant_id, split_object_url
 
 FORCE = "mlworker-force"
-REPLAY_COUNT = "mlworker-replay-count"
 OUTPUT_MARK = "mlworker-output"
 """Metadata of every object the worker writes; the value is the object's own `bucket/name`."""
 MAX_UNREAD = 20
@@ -277,12 +277,6 @@ def _uuid(value: str | None, seed: str) -> UUID:
 
 def _forced(delivery: Delivery) -> str | None:
     return delivery.message_id if delivery.attributes.get(FORCE, "") in ("1", "true") else None
-
-
-def replays_of(attributes: Mapping[str, str]) -> int:
-    """Return how often a message was replayed."""
-    value = attributes.get(REPLAY_COUNT, "0")
-    return int(value) if value.isdecimal() and len(value) < 6 else 0
 
 
 def _trace(delivery: Delivery) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import Field
@@ -9,6 +10,8 @@ from pydantic import Field
 from contracts.base import Contract
 
 PREFIX = "mlworker-"
+REPLAY_COUNT = f"{PREFIX}replay-count"
+"""The attribute that tells how often a message was replayed; a replay itself has it too."""
 
 
 class DeadLetterAttributes(Contract):
@@ -29,6 +32,12 @@ class DeadLetterAttributes(Contract):
     replay_count: int = 0
     claim_check: str | None = None
     """`gs://` url of the original body and attributes, when they do not fit beside these."""
+
+
+def replays_of(attributes: Mapping[str, str]) -> int:
+    """Return how often a message was replayed; what is no count is none."""
+    value = attributes.get(REPLAY_COUNT, "0")
+    return int(value) if value.isdecimal() and len(value) < 6 else 0
 
 
 class StoredMessage(Contract):

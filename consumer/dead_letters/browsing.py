@@ -17,10 +17,12 @@ from consumer.interrupt import Stop
 
 IDLE_PULLS: Final = 2
 """Pulls in a row that bring nothing new, after which the subscription is taken to be empty."""
-MAX_SEEN: Final = 10_000
-"""Letters that are held at a time."""
+MAX_SEEN: Final = 100_000
+"""Letters that are held at a time: of those that are not meant, only the lease."""
 MAX_BYTES: Final = 256 << 20
 """Bytes of selected letters that are held at a time."""
+_OVERHEAD: Final = 2_000
+"""Bytes that a selected letter takes beside its body."""
 _PER_PULL: Final = 1000
 _PAUSE: Final = 1.0
 
@@ -111,7 +113,8 @@ class Browser:
         if filters.match(letter):
             if limit is None or len(found.letters) < limit:
                 found.letters.append(letter)
-                return len(letter.original.data) if letter.original else len(delivery.data)
+                size = len(letter.original.data) if letter.original else len(delivery.data)
+                return size + _OVERHEAD
         elif filters.may_match_unread(letter):
             found.unjudged.append(letter)
         return 0

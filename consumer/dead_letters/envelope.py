@@ -11,9 +11,8 @@ import orjson
 from pydantic import ValidationError
 
 from consumer.broker import Delivery
-from consumer.decode import REPLAY_COUNT, replays_of
 from consumer.outbound.dead_letter import MAX_ATTRIBUTES, REASON_ATTRIBUTES, attribute_of
-from contracts.dead_letter import DeadLetterAttributes
+from contracts.dead_letter import REPLAY_COUNT, DeadLetterAttributes, replays_of
 
 Envelope = Literal["worker", "pubsub", "none"]
 

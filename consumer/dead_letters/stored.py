@@ -15,7 +15,6 @@ from consumer.dead_letters.envelope import DeadLetter, original_of
 from consumer.storage import ObjectStore, PreconditionFailed
 from contracts.dead_letter import StoredMessage
 from contracts.request import split_object_url
-from pipeline_steps.errors import StepError
 
 FOLDER: Final = "dead-letters/"
 """Where the worker keeps them; a claim check that leads elsewhere is not its own, and is not followed."""
@@ -52,6 +51,8 @@ class StoredOriginals:
         Raises:
             Unreadable: it cannot be had.
         """
+        from pipeline_steps.errors import StepError  # slow to import, and seldom needed
+
         bucket, name = self._place(url)
         try:
             found = await (await self._opened()).read(bucket, name)
@@ -67,6 +68,8 @@ class StoredOriginals:
         Raises:
             Unreadable: it cannot be written.
         """
+        from pipeline_steps.errors import StepError
+
         bucket, name = self._place(url)
         try:
             await (await self._opened()).write(

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consumer.broker import Delivery, Publisher
-from consumer.decode import replays_of
 from consumer.storage import ObjectStore
-from contracts.dead_letter import PREFIX, DeadLetterAttributes, StoredMessage
+from contracts.dead_letter import PREFIX, DeadLetterAttributes, StoredMessage, replays_of
 
 MAX_BYTES = 9_000_000
 MAX_ATTRIBUTES = 100

@@ -22,6 +22,15 @@ LIGHT = {
         "--emulator", "127.0.0.1:1", "--timeout", "0.1",
         "--pipeline", "tests/contracts/examples/mlw_pipeline_schema_docstring.json",
     ],
+    "dead letters": [
+        "dead-letters", "list", "--project", "p", "--subscription", "dead-letters",
+        "--emulator", "127.0.0.1:1", "--timeout", "0.1", "--wait", "0.2",
+    ],
+    "backfill": [
+        "backfill", "gs://photos/acme/", "--project", "p", "--topic", "t", "--dry-run", "--timeout", "0.1",
+        "--storage-emulator", "http://127.0.0.1:1",
+        "--pipeline", "tests/contracts/examples/mlw_pipeline_schema_docstring.json",
+    ],
 }  # fmt: skip
 """Commands that run no model."""
 

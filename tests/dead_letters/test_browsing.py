@@ -87,7 +87,7 @@ def test_it_stops_at_a_limit_and_says_so(post: PostBox) -> None:
 def test_no_more_are_held_than_is_bearable(post: PostBox) -> None:
     for i in range(10):
         post.die(request(i, filler="x" * 1000))
-    by_count, by_size = gather(post, max_seen=4), gather(post, max_bytes=1500)
+    by_count, by_size = gather(post, max_seen=4), gather(post, max_bytes=4000)
 
     assert (by_count.seen, by_count.ended) == (4, Ended.FULL)
     assert by_size.ended is Ended.FULL

@@ -38,7 +38,8 @@ def test_a_list_shows_each_letter_with_its_reason(post: PostBox) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for name, words in zip(ids, ("1 try", "1 try  1 replay"), strict=True):
         [line] = [line for line in done.stdout.splitlines() if line.startswith(f"{name}  ")]
-        assert line.split()[1:3] == ["60s", "acme"] or line.split()[1:3] == ["61s", "acme"]
+        age, tenant = line.split()[1:3]
+        assert (60 <= int(age.removesuffix("s")) < 90, tenant) == (True, "acme")
         assert f"invalid_pipeline  permanent  steps.1  {words}" in line
     assert done.stdout.count("steps.1.name: no step is named 'detecton'") == 2
     assert done.stdout.endswith(
@@ -239,4 +240,4 @@ def test_no_torch_and_no_store_is_loaded_to_look(post: PostBox) -> None:
     loaded = set(done.stdout.rpartition("MODULES")[2].split())
 
     assert "1 of 1 dead letters" in done.stdout
-    assert loaded & {"torch", "torchvision", "google.cloud.storage"} == set()
+    assert loaded & {"torch", "torchvision", "numpy", "google.cloud.storage"} == set()

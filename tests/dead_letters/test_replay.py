@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -27,6 +28,9 @@ from tests.dead_letters.postbox import (
     request,
 )
 from tests.peers import make_gcs_bucket
+
+LETTERS = int(os.environ.get("DEAD_LETTERS", "300"))
+"""Of the tests that count; a third of them is meant. `DEAD_LETTERS=3000` replays a thousand."""
 
 
 def photos(deliveries: list[Delivery]) -> Counter[str]:
@@ -197,7 +201,7 @@ def test_others_who_would_get_it_too_are_named(post: PostBox) -> None:
 
 
 def test_exactly_those_once_at_the_given_rate(post: PostBox) -> None:
-    wanted = fill(post, 300)
+    wanted = fill(post, LETTERS)
     (post.folder / "patch.json").write_text('{"settings": {"replayed": true}}')
     before = len(post.broker.rpcs)
     told = post.told(
@@ -205,20 +209,20 @@ def test_exactly_those_once_at_the_given_rate(post: PostBox) -> None:
     )
 
     sent = [rpc.at for rpc in post.broker.rpcs[before:] if rpc.method == "Publish"]
-    assert len(sent) == len(wanted) == 100
-    assert sent[-1] - sent[0] == pytest.approx(99 / 50, rel=0.15)
+    assert len(sent) == len(wanted) == LETTERS // 3
+    assert sent[-1] - sent[0] == pytest.approx((len(wanted) - 1) / 50, rel=0.15)
     busiest = max(sum(start <= moment < start + 1 for moment in sent) for start in sent)
     assert busiest <= 50 * 1.1 + 1
     replays = post.delivered()
     assert photos(replays) == {image(i): 1 for i in wanted}
     assert all(json.loads(one.data)["settings"] == {"replayed": True} for one in replays)
-    assert (len(told["replayed"]), post.left) == (100, 200)
+    assert (len(told["replayed"]), post.left) == (len(wanted), LETTERS - len(wanted))
 
 
 def test_ctrl_c_in_the_middle_loses_none_and_the_next_run_does_the_rest(post: PostBox) -> None:
-    wanted = fill(post, 300)
-    with running(post, "--code", "model_mismatch", "--rate", "40", "--json") as process:
-        until(lambda: post.broker.backlog(WORK) >= 10, "the first replays")
+    wanted = fill(post, LETTERS)
+    with running(post, "--code", "model_mismatch", "--rate", str(LETTERS / 8), "--json") as process:
+        until(lambda: post.broker.backlog(WORK) >= LETTERS / 30, "the first replays")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stdout is not None
@@ -227,13 +231,13 @@ def test_ctrl_c_in_the_middle_loses_none_and_the_next_run_does_the_rest(post: Po
         assert b"Traceback" not in process.stderr.read()
 
     first = post.delivered()
-    assert 10 <= len(first) < 100
+    assert LETTERS / 30 <= len(first) < len(wanted)
     assert (told["interrupted"], len(told["replayed"]), told["unacked"]) == (True, len(first), [])
-    assert told["not_begun"] == 100 - len(first)
-    assert post.left == 300 - len(first), "what was not begun is there, and free for everybody at once"
+    assert told["not_begun"] == len(wanted) - len(first)
+    assert post.left == LETTERS - len(first), "what was not begun is there, and free for everybody at once"
     assert post.command("replay", "--code", "model_mismatch").returncode == 0
     assert photos(first + post.delivered()) == {image(i): 1 for i in wanted}
-    assert post.left == 200
+    assert post.left == LETTERS - len(wanted)
 
 
 def test_a_kill_between_publish_and_ack_loses_none_and_the_next_run_only_acks(post: PostBox) -> None:

@@ -12,14 +12,14 @@ import pytest
 
 from tests.command import mlworker
 from tests.end_to_end.site import DEAD_SUB, WORK, Site, open_site
-from tests.end_to_end.steps import toy_steps
+from tests.end_to_end.steps import Toys, toy_steps
 
 LOOK = {"type": "step", "name": "look"}
 
 
-def play(folder: Path, story: Callable[[Site], Awaitable[None]]) -> None:
+def play(folder: Path, story: Callable[[Site], Awaitable[None]], toys: Toys | None = None) -> None:
     async def whole() -> None:
-        async with open_site(folder, toy_steps().registry) as site:
+        async with open_site(folder, (toys or toy_steps()).registry) as site:
             await story(site)
 
     asyncio.run(whole())
@@ -83,6 +83,26 @@ def test_a_patch_mends_what_the_message_got_wrong(tmp_path: Path) -> None:
         assert site.broker.backlog(DEAD_SUB) == 0
 
     play(tmp_path, story)
+
+
+def test_a_result_the_backend_refused_is_delivered_by_a_replay_and_not_computed_again(tmp_path: Path) -> None:
+    toys = toy_steps()
+
+    async def story(site: Site) -> None:
+        await site.photo()
+        body = site.request(LOOK)
+        site.backend.answers = [422]
+        async with site.worker():
+            site.publish(body)
+            await site.until_settled(1)
+            told = await command(site, tmp_path, "replay", "--code", "callback_failed")
+            assert len(told["replayed"]) == 1
+            await site.until_settled(2)
+        assert site.reasons() == ["given_up", "succeeded"]
+        assert toys.runs[body["image_id"]] == 1
+        assert len(site.backend.accepted("/results")) == 1
+
+    play(tmp_path, story, toys)
 
 
 @pytest.mark.parametrize("body", [b"\xff not json", b'{"tenant_id": "acme"}'])
