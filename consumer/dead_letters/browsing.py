@@ -23,7 +23,8 @@ MAX_BYTES: Final = 256 << 20
 """Bytes of selected letters that are held at a time."""
 _OVERHEAD: Final = 2_000
 """Bytes that a selected letter takes beside its body."""
-_PER_PULL: Final = 1000
+_PER_PULL: Final = 250
+"""What arrives too late for its pull stays leased to nobody for a while: so not too much at a time."""
 _PAUSE: Final = 1.0
 
 

@@ -26,7 +26,7 @@ from tests.command import COMMAND, bare_environment, mlworker
 PROJECT, BUCKET = "nursery", "photos"
 REQUESTS, DEAD = (f"projects/{PROJECT}/topics/{name}" for name in ("requests", "dead-letters"))
 WORK, DEAD_SUB = (f"projects/{PROJECT}/subscriptions/{name}" for name in ("work", "dead-letters"))
-WAIT = "0.4"
+WAIT = "0.6"
 """Seconds after which the commands take the subscription to be empty: the embedded server is quick."""
 
 

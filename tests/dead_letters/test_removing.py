@@ -20,6 +20,7 @@ from tests.dead_letters.postbox import (
     DEAD,
     DEAD_SUB,
     PROJECT,
+    WAIT,
     PostBox,
     die_by_reference,
     request,
@@ -230,7 +231,7 @@ def test_an_import_that_was_cut_short_goes_on_where_it_ended(post: PostBox) -> N
     post.told("export", file, "--remove")
     first = post.told("import", file, "--limit", "10")
     line, environment = post.command_line("import", file, "--rate", "20")
-    line = [word for word in line if word not in ("--wait", "0.4")]
+    line = [word for word in line if word not in ("--wait", WAIT)]
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         end = time.monotonic() + 30
         while post.broker.backlog(DEAD_SUB) < 15:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.command import mlworker
+from tests.dead_letters.postbox import WAIT
 from tests.end_to_end.site import DEAD_SUB, WORK, Site, open_site
 from tests.end_to_end.steps import Toys, toy_steps
 
@@ -32,7 +33,7 @@ async def command(site: Site, folder: Path, *words: str | Path, code: int = 0) -
         "dead-letters",
         *words,
         "--wait",
-        "0.4",
+        WAIT,
         "--json",
         *audit,
         GOOGLE_CLOUD_PROJECT="test",
