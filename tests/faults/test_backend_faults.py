@@ -241,7 +241,7 @@ def send_during_an_outage(peers: Peers, seconds: float, messages: int = 8) -> li
 
 def test_k4_a_backend_that_is_away_pauses_the_pulling_and_uses_up_nothing(peers: Peers) -> None:
     peers.worker(MAX_ATTEMPTS="1").until_ready()
-    sent = send_during_an_outage(peers, 5.0)
+    sent = send_during_an_outage(peers, 3.0)
     # No more than the slots were run for, before it was known that nobody listens.
     assert len(peers.runs()) <= 4
     since = time.monotonic()

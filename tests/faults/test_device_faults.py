@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.faults.invariants import judge
 from tests.faults.peers import ONCE, Peers, Sent, lasts, step
 
 SEEING = (step("work"), step("detection"), step("count"))
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Path:
-    """What the device is told to do."""
-    return tmp_path / "control"
 
 
 def send_seeing(peers: Peers) -> Sent:
@@ -63,7 +55,7 @@ def test_u2_a_device_that_hangs_for_longer_than_a_lease_costs_no_lease(peers: Pe
     control.write_text("hang")
     sent = send_seeing(peers)
     peers.until_running(sent)
-    lasts(4)
+    lasts(3)
     control.write_text("")
     peers.until_settled()
 

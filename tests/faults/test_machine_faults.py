@@ -29,9 +29,8 @@ def moved_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("jump", ["7200", "-7200"], ids=["two-hours-ahead", "two-hours-back"])
 def test_o2_a_wall_clock_that_jumps_during_a_job_costs_no_lease_and_no_claim(
-    peers: Peers, moved_clock: Path, jump: str
+    peers: Peers, moved_clock: Path
 ) -> None:
     clock, gate = peers.folder / "clock", peers.gate()
     clock.write_text("0")
@@ -39,8 +38,9 @@ def test_o2_a_wall_clock_that_jumps_during_a_job_costs_no_lease_and_no_claim(
     peers.worker(**changes).until_ready()
     sent = peers.send(step("work", gate=str(gate)))
     peers.until_running(sent)
-    clock.write_text(jump)
-    lasts(4)  # two leases
+    for jump in ("7200", "-7200"):  # two hours ahead, two hours back
+        clock.write_text(jump)
+        lasts(3)  # more than a lease
     gate.touch()
     peers.until_settled()
 
@@ -62,7 +62,7 @@ def test_o2_two_workers_whose_clocks_disagree_do_a_message_that_both_hold_once(
     first, second = peers.publish(body), peers.publish(body)
     peers.until_running(first)
     peers.until(lambda: peers.deliveries(first) and peers.deliveries(second), "both to be delivered")
-    lasts(4)  # two leases, during which the claim is renewed
+    lasts(3)  # more than a lease, during which the claim is renewed
     gate.touch()
     peers.until_settled()
 
@@ -92,6 +92,7 @@ def throttled(worker: Worker, share: float, period: float = 0.1) -> Iterator[Non
         worker.thaw()
 
 
+@pytest.mark.alone
 def test_o3_a_worker_with_a_tenth_of_a_core_keeps_its_leases(peers: Peers) -> None:
     worker = peers.worker().until_ready()
     sent = peers.send(step("work", seconds=4))
@@ -123,7 +124,7 @@ def test_o4_a_log_that_nobody_reads_costs_no_lease(peers: Peers) -> None:
     peers.until_running(held)
     # Each of these leaves some lines; the pipe takes 64 kB.
     others = [peers.send(step("nothing-like-this", how="x" * 500)) for _ in range(150)]
-    lasts(6)
+    lasts(4)
     assert not all(peers.acked(each) for each in others)  # else the pipe never was full
     assert peers.deliveries(held) == 1
     worker.read_log()

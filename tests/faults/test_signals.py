@@ -12,7 +12,6 @@ import pytest
 from consumer.local.pubsub import Deed
 from tests.faults.invariants import judge
 from tests.faults.peers import ONCE, WORK, Peers, Sent, lasts, open_peers, step
-from tests.faults.worker import Worker
 
 
 def restart_broker_later(peers: Peers) -> int:
@@ -33,6 +32,7 @@ def until_calling(peers: Peers, sent: Sent) -> None:
 # ------------------------------------------------------------------------------- SIGTERM
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("mode", ["finish", "abort"])
 def test_s1_an_idle_worker_ends_at_once(peers: Peers, mode: str) -> None:
     worker = peers.worker(DRAIN_MODE=mode).until_ready()
@@ -75,6 +75,7 @@ def test_s1_work_in_flight_is_finished_and_nothing_new_is_begun(peers: Peers) ->
     judge(peers)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["work", "work_in_thread"])
 def test_s1_where_work_is_aborted_it_is_handed_back_at_once_and_uses_up_no_attempt(
     peers: Peers, kind: str
@@ -248,22 +249,27 @@ def test_s3_a_worker_frozen_while_it_calls_back_is_one_of_the_three_windows(peer
 
 
 @pytest.mark.race
-@pytest.mark.parametrize("mode", ["finish", "abort"])
-def test_s4_twenty_restarts_of_three_workers_use_up_no_attempt(peers: Peers, mode: str) -> None:
+@pytest.mark.alone
+@pytest.mark.parametrize(("mode", "rounds"), [("finish", 3), ("abort", 7)])
+def test_s4_restarts_of_three_workers_under_load_use_up_no_attempt(
+    peers: Peers, mode: str, rounds: int
+) -> None:
     changes = {"DRAIN_MODE": mode, "MAX_ATTEMPTS": "2"}
     good = [peers.send(step("work", seconds=0.3)) for _ in range(30)]
     poison = peers.send(step("work", how="transient"))
     workers = [peers.worker(**changes) for _ in range(3)]
     ends: list[tuple[int, float]] = []
-    for turn in range(20 if mode == "abort" else 8):
+    for _ in range(rounds):
+        for worker in workers:
+            worker.until_log("ready")
         peers.cut_rests()
-        old = workers[turn % 3]
-        workers[turn % 3] = peers.worker(**changes)
-        until_started(old)
-        good.append(peers.send(step("work", seconds=0.3)))
+        good += [peers.send(step("work", seconds=0.3)) for _ in range(3)]
         told = time.monotonic()
-        old.terminate()
-        ends.append((old.ended(15), time.monotonic() - told))
+        for worker in workers:
+            worker.terminate()
+        heirs = [peers.worker(**changes) for _ in range(3)]
+        ends += [(worker.ended(15), time.monotonic() - told) for worker in workers]
+        workers = heirs
     peers.until_settled(60)
 
     assert {code for code, _ in ends} == {0}
@@ -272,10 +278,6 @@ def test_s4_twenty_restarts_of_three_workers_use_up_no_attempt(peers: Peers, mod
     assert {peers.tally(each).effects for each in good} == {1}
     assert peers.tally(poison).letters == 1
     judge(peers)
-
-
-def until_started(worker: Worker) -> None:
-    worker.until_log("ready")
 
 
 def test_a_worker_told_to_end_by_hand_says_so_by_its_exit_code(peers: Peers) -> None:

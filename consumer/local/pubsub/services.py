@@ -101,7 +101,7 @@ class Services:
             fault = self._faults.hit(method, request)
             try:
                 if fault is not None:
-                    await _disturb(fault, answer, request, context)
+                    return await _disturb(fault, answer, request, context)
                 return await answer(request, context)
             except Refused as refusal:
                 await refuse(context, refusal)
@@ -234,12 +234,12 @@ async def refuse(context: Context, refusal: Refused) -> None:
     await context.abort(status, str(refusal))
 
 
-async def _disturb(fault: Fault, answer: Answer, request: Any, context: Context) -> None:
-    if fault.applied:
-        await answer(request, context)
+async def _disturb(fault: Fault, answer: Answer, request: Any, context: Context) -> Any:
+    answered = await answer(request, context) if fault.applied else None
     await fault.hold()
     if fault.status is not None:
         await context.abort(fault.status, f"injected into {fault.method}")
+    return answered if fault.applied else await answer(request, context)
 
 
 def _at_once(behaviour: Callable[[Any], Any]) -> Answer:

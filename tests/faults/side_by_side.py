@@ -1,0 +1,77 @@
+"""Runs fault tests three at a time: nearly all of their time is spent waiting for leases and for processes.
+
+A test that asks for nothing but `peers`, a folder and its own parameters is begun in a thread, with peers of
+its own, when the first of its module is due; when its turn comes its outcome is fetched. The others run as
+always, and so do tests marked `alone`: those that measure time, or that need the machine to themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.peers import open_peers
+
+AT_ONCE = 3
+_OURS = {"peers", "tmp_path", "control"}
+
+
+def is_side_by_side(item: pytest.Item) -> bool:
+    """Whether the test runs beside others."""
+    if not isinstance(item, pytest.Function) or item.get_closest_marker("alone"):
+        return False
+    parameters = set(item.callspec.params) if hasattr(item, "callspec") else set()
+    return "tests.faults" in item.module.__name__ and _arguments(item) <= _OURS | parameters
+
+
+def _arguments(item: pytest.Function) -> set[str]:
+    return set(item._fixtureinfo.argnames)
+
+
+class SideBySide:
+    """The plug-in; one for each session."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fault")
+        self._begun: dict[str, Future[None]] = {}
+        self._lock = threading.Lock()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
+        """Fetch the test's outcome; the first of a module begins all of them."""
+        if not is_side_by_side(pyfuncitem):
+            if pyfuncitem.get_closest_marker("alone"):
+                wait(self._begun.values())
+            return None
+        if pyfuncitem.nodeid not in self._begun:
+            items = pyfuncitem.session.items
+            for item in items[items.index(pyfuncitem) :]:
+                if item.parent is pyfuncitem.parent and is_side_by_side(item):
+                    self._begun[item.nodeid] = self._threads.submit(self._run, item)
+        self._begun[pyfuncitem.nodeid].result()
+        return True
+
+    def pytest_sessionfinish(self) -> None:
+        """Begin no more."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _run(self, item: pytest.Function) -> None:
+        parameters: dict[str, Any] = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        folder = self._folder(item)
+        known = {**parameters, "tmp_path": folder / "tmp", "control": folder / "control"}
+        known["tmp_path"].mkdir()
+        arguments = {name: known[name] for name in _arguments(item) if name in known}
+        if "peers" not in _arguments(item):
+            item.obj(**arguments)
+            return
+        with open_peers(folder) as peers:
+            item.obj(peers=peers, **arguments)
+
+    def _folder(self, item: pytest.Function) -> Path:
+        with self._lock:
+            return self._factory.mktemp("".join(c if c.isalnum() else "-" for c in item.name)[:60])
