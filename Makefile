@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo local test lint types check hostile train clean help
+.PHONY: demo local test lint types check hostile faults soak train clean help
 
 help:            ## Show these targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -35,6 +35,14 @@ check: lint types test   ## Everything CI checks.
 
 hostile: $(READY)  ## 200 malformed messages: each a dead letter with its reason, the worker unharmed.
 	$(BIN)/python -m tools.hostile
+
+faults: REPEAT ?= 1
+faults: $(READY)   ## Kill, freeze, cut and refuse everything the worker depends on; REPEAT=20 ONLY=race.
+	for turn in $$(seq $(REPEAT)); do $(BIN)/python -m pytest tests/faults $(if $(ONLY),-m $(ONLY)) || exit 1; done
+
+soak: MINUTES ?= 3
+soak: $(READY)     ## Thousands of messages under random faults, then the accounts compared; MINUTES=10 SEED=7.
+	$(BIN)/python -m tests.faults.soak --write --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 train: $(READY)  ## Train the demo models anew; see docs/demo-models.md.
 	$(BIN)/python -m tools.train_demo_models

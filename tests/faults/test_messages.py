@@ -146,7 +146,7 @@ def test_m2_a_step_that_fails_once_is_tried_again(shared: Peers, how: str) -> No
     assert (tally.runs, tally.results, tally.effects, tally.letters) == (2, 1, 1, 0)
 
 
-def test_m1_after_all_of_them_the_worker_is_well(shared: Peers) -> None:
+def test_after_all_of_them_the_worker_is_well(shared: Peers) -> None:
     sent = shared.send(step("work"), step("detection"))
     shared.until_settled()
 
