@@ -56,6 +56,12 @@ class SideBySide:
         self._begun[pyfuncitem.nodeid].result()
         return True
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """Let the others finish before a failure is described: two threads cannot parse Python at once."""
+        if call.excinfo is not None:
+            wait(self._begun.values())
+
     def pytest_sessionfinish(self) -> None:
         """Begin no more."""
         self._threads.shutdown(cancel_futures=True)
