@@ -35,10 +35,14 @@ class FaultyBackend(MisbehavingServer):
         super().__init__()
         self.deduplicates = deduplicates
         self.effects: list[Effect] = []
+        self.repeats: list[str] = []
+        """Keys of callbacks that came again after they had taken effect."""
         self._known: set[str] = set()
 
     def answer(self, request: Received) -> Answer:
         key = request.headers["idempotency-key"]
+        if key in self._known:
+            self.repeats.append(key)
         if self.deduplicates and key in self._known:
             return Answer(body=b'{"duplicate": true}')
         self._known.add(key)

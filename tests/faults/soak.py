@@ -68,7 +68,7 @@ class Load:
     def _publish(self, chance: random.Random) -> None:
         kinds = {
             "work": 60, "thread": 8, "detect": 12, "keep": 6, "twice": 5, "transient": 3, "photo": 4,
-            "permanent": 3, "malformed": 3, "poison": 0.1,
+            "permanent": 3, "malformed": 3, "poison": 0.03,
         }  # fmt: skip
         kind = chance.choices(list(kinds), list(kinds.values()))[0]
         seconds = chance.uniform(0.0, 0.1)
@@ -225,7 +225,10 @@ def compared(
             f"{max((effects[i] for i in load.delivered), default=0)}"
         ),
         "results published again, same id": sent_results - len(results),
-        "callbacks made again, same key": sum(calls.values()) - len(calls),
+        "callbacks sent again after their effect, same key": len(peers.backend.repeats),
+        "callbacks refused or lost, and sent again": sum(calls.values())
+        - len(calls)
+        - len(peers.backend.repeats),
         "pipelines run": len(peers.runs()),
         "kill -9": chaos.kills,
         "all faults": len(chaos.disturbances),
@@ -247,7 +250,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         findings = soak(options.minutes, options.seed, Path(folder))
     for name, figure in findings.figures.items():
-        print(f"{name:48}{figure:>16}")
+        print(f"{name:52}{figure:>16}")
     for line in findings.broken:
         print("BROKEN:", line)
     if options.write and not findings.broken:

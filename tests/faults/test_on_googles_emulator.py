@@ -215,6 +215,10 @@ def test_the_same_request_twice_for_two_workers(site: Site) -> None:
     site.publish(body)
     site.publish(body)
     site.until_effective(image)
+    site.until(
+        lambda: sum(worker.metric("mlworker_messages_total") for worker in workers) == 2,
+        "both to be settled",
+    )
     end(*workers)
 
     site.judge(image)
