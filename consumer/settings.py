@@ -95,7 +95,9 @@ class Settings(BaseSettings):
         120, ge=2, le=600, description="What leases are extended to, every quarter of it; 10 at least."
     )
     brake_dead_letters: int = Field(
-        20, ge=0, description="Dead letters in 5 minutes above which one common reason stops pulling; 0: never."
+        20,
+        ge=0,
+        description="Dead letters for one reason in 5 minutes above which pulling stops; 0: never.",
     )
     ledger: Literal["on", "off"] = Field("on", description="Off: no record, so plain at-least-once.")
     max_message_bytes: PositiveInt = Field(10_000_000, description="Largest message that is read.")
