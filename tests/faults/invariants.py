@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -32,6 +33,8 @@ def broken_promises(peers: Peers, *, slots: int = SLOTS, settled: bool = True) -
     yield from never_more_runs_than_slots(peers, slots)
     yield from records_are_complete(peers)
     yield from recorded_work_is_not_done_again(peers)
+    if settled:
+        yield from nothing_is_left_behind(peers)
 
 
 def nothing_is_lost(peers: Peers, *, settled: bool) -> Iterator[str]:
@@ -118,3 +121,13 @@ def recorded_work_is_not_done_again(peers: Peers) -> Iterator[str]:
         at = recorded.get(run.image_id)
         if at is not None and run.start > at:
             yield f"I2: image {run.image_id} was run {run.start - at:.2f} s after its result was recorded"
+
+
+def nothing_is_left_behind(peers: Peers, patience: float = 3.0) -> Iterator[str]:
+    """What only the work itself needs is gone soon after it is done."""
+    end = time.monotonic() + patience
+    while (
+        left := peers.bucket.names("*.claim") + peers.bucket.names("*.attempts")
+    ) and time.monotonic() < end:
+        time.sleep(0.05)
+    yield from (f"left behind: {name}" for name in left)

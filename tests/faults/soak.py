@@ -208,8 +208,6 @@ def compared(
         for line in peers.journal.lines(Deed.PUBLISHED, where=RESULTS)
     )
     broken += [f"{name}: announced, no result" for name in load.announced if not said[name]]
-    claims, attempts = peers.bucket.names("*.claim"), peers.bucket.names("*.attempts")
-    broken += [f"left behind: {name}" for name in (*claims, *attempts)]
     growth, memory, lived = growth_of(samples)
     if growth > 0.2:
         broken.append(f"the worker that lived longest, {lived:g} s, grew by {growth:.0%}")
