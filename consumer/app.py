@@ -233,7 +233,7 @@ def _ledger(settings: Settings, store: ObjectStore) -> tuple[Ledger, Claims]:
     if settings.ledger == "off":
         return NoLedger(store, settings.bucket), NoClaims()
     bucket = settings.bucket
-    return BucketLedger(store, bucket), BucketClaims(store, bucket, settings.lease_seconds)
+    return BucketLedger(store, bucket), BucketClaims(store, bucket, settings.lease_seconds / 2)
 
 
 def _all_devices() -> tuple[str, ...]:

@@ -4,6 +4,9 @@ A claim is an object `{result_id}.claim`. It is made only where none is, renewed
 was written last, and taken over in the same way once its owner is silent: so two workers can never both
 believe that they own it and have the store agree. An owner that stood still finds out at its next renewal,
 which it makes before anything is told to the outside.
+
+Silent is whose claim did not change for as long as it holds, while we watched by our own monotonic clock. No
+two clocks are ever compared.
 """
 
 from __future__ import annotations
@@ -15,12 +18,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from consumer.errors import FencedOff
 from consumer.jobs import Job
@@ -30,8 +32,6 @@ from pipeline_steps.errors import ObjectMissing, StepError
 
 log = structlog.get_logger()
 
-_SKEW = 5.0
-"""Seconds by which the clocks of two workers may differ; no more than a quarter of what a claim holds."""
 _LETTING_GO = 3.0
 """Seconds that letting go may take: it happens on the way out."""
 
@@ -39,7 +39,8 @@ _LETTING_GO = 3.0
 class _Body(BaseModel):
     owner: str
     message_id: str
-    expires: AwareDatetime
+    running: bool
+    """Whether a run has begun: only then does a worker that is lost count as an attempt."""
 
 
 @dataclass(eq=False)
@@ -53,7 +54,8 @@ class Claim:
     """By the monotonic clock, counted from when the last renewal was sent."""
     clock: Callable[[], float] = field(repr=False)
     was_abandoned: bool = False
-    """Whether it was taken over from a worker that never let go of it, so that its run never ended."""
+    """Whether it was taken over from a worker that was lost while it ran the job."""
+    running: bool = True
     lost: bool = False
     renewing: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -84,8 +86,16 @@ class Claims(Protocol):
         """
         ...
 
+    async def mark(self, claim: Claim, *, running: bool) -> None:
+        """Note whether a run has begun, for whoever takes over."""
+        ...
+
     async def let_go(self, claim: Claim) -> None:
         """Give the job free; never raises, since a claim that stays is only waited for."""
+        ...
+
+    async def clear(self, job: Job) -> None:
+        """Remove whatever claim there is on a job that is done: its owner may have been lost."""
         ...
 
 
@@ -105,7 +115,6 @@ class BucketClaims:
         self._store = store
         self._bucket = bucket
         self._seconds = seconds
-        self._skew = min(_SKEW, seconds / 4)
         self._clock = clock
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
         self._seen: dict[str, tuple[int, float]] = {}
@@ -117,7 +126,7 @@ class BucketClaims:
         while True:
             sent = self._clock()
             try:
-                generation = await self._write(name, message_id, 0)
+                generation = await self._write(name, message_id, 0, running=True)
             except PreconditionFailed:
                 pass
             else:
@@ -131,11 +140,11 @@ class BucketClaims:
                 return Busy(body.owner if body else "unknown")
             sent = self._clock()
             try:
-                generation = await self._write(name, message_id, held.info.generation)
+                generation = await self._write(name, message_id, held.info.generation, running=True)
             except PreconditionFailed:
                 continue  # renewed after all, or somebody else was faster
             # What this very process left behind is a failed attempt to let go, not an end of the process.
-            was_abandoned = body is None or body.owner != self._owner
+            was_abandoned = body is None or (body.running and body.owner != self._owner)
             log.warning("claim_taken_over", name=name, owner=body.owner if body else "unknown")
             return self._owned(name, message_id, generation, sent, was_abandoned=was_abandoned)
 
@@ -145,6 +154,16 @@ class BucketClaims:
             await self._renew(claim)
         if claim.lost:
             raise FencedOff(f"{claim.name} is another worker's by now")
+
+    async def mark(self, claim: Claim, *, running: bool) -> None:
+        """Write the claim anew if that says something new."""
+        if claim.running != running:
+            claim.running = running
+            await self._renew(claim)
+
+    async def clear(self, job: Job) -> None:
+        """Delete the claim, whoever's it is."""
+        await self._store.delete(self._bucket, object_name(job, "claim"))
 
     async def let_go(self, claim: Claim) -> None:
         """Delete the claim if it is still ours."""
@@ -169,17 +188,14 @@ class BucketClaims:
         return claim
 
     def _is_silent(self, name: str, generation: int, body: _Body | None) -> bool:
-        """Tell whether the owner has not renewed in time: by its clock or, if that is wrong, by ours."""
-        if body is not None and (
-            body.owner == self._owner or datetime.now(UTC) > body.expires + timedelta(seconds=self._skew)
-        ):
-            self._seen.pop(name, None)
+        """Tell whether the claim has not been renewed for as long as it holds; ours is not waited for."""
+        if body is not None and body.owner == self._owner:
             return True
         known, since = self._seen.get(name, (0, 0.0))
         if known != generation:
             self._seen[name] = (generation, self._clock())
             return False
-        return self._clock() - since > self._seconds + self._skew
+        return self._clock() - since > self._seconds
 
     async def _keep(self, claim: Claim) -> None:
         while not claim.lost:
@@ -193,7 +209,9 @@ class BucketClaims:
     async def _renew(self, claim: Claim) -> None:
         sent = self._clock()
         try:
-            claim.generation = await self._write(claim.name, claim.message_id, claim.generation)
+            claim.generation = await self._write(
+                claim.name, claim.message_id, claim.generation, running=claim.running
+            )
         except PreconditionFailed:
             # Perhaps by ourselves, if the answer to an earlier renewal never came.
             if not await self._is_ours(claim):
@@ -222,9 +240,8 @@ class BucketClaims:
             else:
                 claim.lost = True
 
-    async def _write(self, name: str, message_id: str, generation: int) -> int:
-        expires = datetime.now(UTC) + timedelta(seconds=self._seconds)
-        body = _Body(owner=self._owner, message_id=message_id, expires=expires)
+    async def _write(self, name: str, message_id: str, generation: int, *, running: bool) -> int:
+        body = _Body(owner=self._owner, message_id=message_id, running=running)
         info = await self._store.write(
             self._bucket,
             name,
@@ -244,6 +261,12 @@ class NoClaims:
 
     async def secure(self, claim: Claim, seconds: float) -> None:
         """Nobody can have taken it."""
+
+    async def mark(self, claim: Claim, *, running: bool) -> None:
+        """Nobody will look."""
+
+    async def clear(self, job: Job) -> None:
+        """Nothing to remove."""
 
     async def let_go(self, claim: Claim) -> None:
         """Nothing to let go of."""

@@ -17,7 +17,7 @@ import structlog
 
 from consumer.broker import Delivery
 from consumer.broker.leases import Lease
-from consumer.claims import Claim, Claims
+from consumer.claims import Busy, Claim, Claims
 from consumer.decode import Decoder, Ignored, Notified
 from consumer.errors import FencedOff, HoldExpired, WorkerLost
 from consumer.failing import Failing
@@ -147,6 +147,7 @@ class Handler:
                 await reach(Point.CLAIMED)
             entry = await self._with_bucket(partial(self.ledger.look_up, job, message_id))
             if entry.done:
+                await self._tidy(job, entry, claim)
                 return Outcome(Settle.ACK, "duplicate")
             if entry.job.result_id != job.result_id:
                 # The photo was replaced: another piece of work, with a claim of its own.
@@ -160,6 +161,13 @@ class Handler:
             if self.patience.clock() - waited_since > self.claim_patience:
                 return Outcome(Settle.HAND_BACK, "claimed_by_another", WAIT_AGAIN)
             await asyncio.sleep(min(CLAIM_LOOK, self.fence.seconds))
+
+    async def _tidy(self, job: Job, entry: Entry, claim: Claim | Busy) -> None:
+        """Remove what a worker left that was lost between its last leg and its ack."""
+        if isinstance(claim, Busy):
+            await self._with_bucket(lambda: self.claims.clear(job))
+        if entry.attempts.count:
+            await self._with_bucket(lambda: self.ledger.forget_attempts(job))
 
     async def _resume_or_run(self, handling: Handling, job: Job, pipeline: Pipeline, entry: Entry) -> Outcome:
         message_id, result = handling.delivery.message_id, entry.result
@@ -209,7 +217,10 @@ class Handler:
         self, handling: Handling, job: Job, pipeline: Pipeline, *, alone: bool
     ) -> ProcessingResult:
         """Run the pipeline; alone, if an earlier run may have brought its worker down."""
+        if not self.gate.is_free(alone=alone):
+            await self._mark(handling, running=False)  # what does not run is not to blame
         async with self.gate.enter(alone=alone):
+            await self._mark(handling, running=True)
             handling.progress.stage = Stage.RUNNING
             kind = _kind(pipeline)
             handling.progress.expected_end = self.durations.expected_end(kind)
@@ -218,6 +229,11 @@ class Handler:
             self.durations.note(kind, self.durations.clock() - started)
         await reach(Point.RUN)
         return done
+
+    async def _mark(self, handling: Handling, *, running: bool) -> None:
+        claim = handling.claim
+        if claim is not None:
+            await self._with_bucket(lambda: self.claims.mark(claim, running=running))
 
     async def _deliver(self, handling: Handling, job: Job, result: ProcessingResult) -> None:
         """Publish, then call back; before each try the lease must cover it."""

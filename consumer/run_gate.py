@@ -19,6 +19,10 @@ class RunGate:
         self._alone = asyncio.Lock()
         self._changed = asyncio.Condition()
 
+    def is_free(self, *, alone: bool) -> bool:
+        """Tell whether whoever enters now does not have to wait."""
+        return not self._alone.locked() and not (alone and self._running)
+
     @asynccontextmanager
     async def enter(self, *, alone: bool) -> AsyncIterator[None]:
         """Wait for the turn and keep it while the context lasts."""

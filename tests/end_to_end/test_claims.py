@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 
 import orjson
 
@@ -11,6 +10,7 @@ from consumer.storage import ObjectInfo
 from tests.end_to_end.site import BUCKET, WORK
 
 LOOK = {"type": "step", "name": "look"}
+SHORT = {"lease_seconds": 2}
 HELD = {"type": "step", "name": "wait_for_the_gate"}
 
 
@@ -22,14 +22,13 @@ async def kept(site, body) -> list[ObjectInfo]:
 
 async def abandon(site, toys, body) -> str:
     """Leave a claim behind, as a worker that is killed in the middle of a run does; return its name."""
-    async with site.worker(drain_timeout=0.1) as running:
+    async with site.worker(drain_timeout=0.1, **SHORT) as running:
         site.publish(body)
         await site.until(lambda: toys.runs[body["image_id"]] == 1, "the run to begin")
         [claim] = [info.name for info in await kept(site, body) if info.name.endswith(".claim")]
-        owned = orjson.loads((await site.store.read(BUCKET, claim)).data)
+        owned = (await site.store.read(BUCKET, claim)).data
         running.worker.stop()
-    expired = datetime.now(UTC) - timedelta(minutes=1)
-    await site.store.write(BUCKET, claim, orjson.dumps({**owned, "expires": expired.isoformat()}))
+    await site.store.write(BUCKET, claim, owned)
     return claim
 
 
@@ -57,7 +56,7 @@ def test_a_run_whose_worker_was_lost_is_counted_and_runs_again_alone(play, toys)
         await site.photo()
         bodies = [site.request(HELD) for _ in range(3)]
         await abandon(site, toys, bodies[0])
-        async with site.worker():
+        async with site.worker(**SHORT):
             for body in bodies[1:]:
                 site.publish(body)
             await site.until(lambda: toys.now == 2, "the others to run")
@@ -80,7 +79,7 @@ def test_a_run_that_takes_its_worker_down_every_time_is_given_up(play, toys):
         claim = await abandon(site, toys, body)
         attempts = claim.replace(".claim", ".attempts")
         await site.store.write(BUCKET, attempts, orjson.dumps({"count": 4, "last": "worker_lost"}))
-        async with site.worker():
+        async with site.worker(**SHORT):
             await site.until(lambda: "given_up" in site.reasons(), "it to be given up")
         [letter] = await site.dead_letters()
         assert letter.attributes["mlworker-error-code"] == "worker_lost"
