@@ -36,7 +36,7 @@ HAND_BACK_TIMEOUT = 10.0
 """Seconds that handing back may take at the end of a drain."""
 ABORT_DELIVERY, ABORT_HAND_BACK = 5.0, 4.0
 """The same when everything must be over within ten seconds, and how long what is being delivered has."""
-_PULL_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+_PULL_PAUSES = (0.5, 1.0, 2.0, 5.0)
 _PAUSE_LOOK = 0.2
 """Seconds between two looks at whether pulling may go on."""
 
