@@ -171,8 +171,8 @@ def test_a_notification_is_held_to_the_same_rules_before_the_object_is_looked_at
                 attributes = {"bucketId": bucket, "objectId": name, "objectGeneration": "1"}
                 site.publish(b"", eventType="OBJECT_FINALIZE", payloadFormat="NONE", **attributes)
             await site.until_settled(2)
-        # Of an object that is not there the end would have been another one: it was superseded. A route from a
-        # bucket that is not allowed is refused when the worker starts (tests/test_routes.py).
+        # Of an object that is not there the end would have been another one: it was superseded. A route from
+        # a bucket that is not allowed is refused when the worker starts (tests/test_routes.py).
         assert sorted(site.reasons()) == ["given_up", "ignored_no_route"]
         [letter] = await site.dead_letters()
         assert letter.attributes["mlworker-error-code"] == "not_allowed"
