@@ -143,7 +143,7 @@ def run() -> None:
     """
     from consumer.serve import serve
 
-    exit_with(serve())
+    exit_with(serve(), at_once=True)
 
 
 add_doctor(app)

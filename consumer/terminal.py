@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -29,8 +31,14 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def exit_with(work: Coroutine[Any, Any, int]) -> NoReturn:
-    """Run what gives an exit code, and exit with it; what an operator got wrong is said, not traced."""
+def exit_with(work: Coroutine[Any, Any, int], *, at_once: bool = False) -> NoReturn:
+    """Run what gives an exit code, and exit with it; what an operator got wrong is said, not traced.
+
+    Args:
+        work: what to run.
+        at_once: whether to end the process there and then. The interpreter's own end waits for libraries'
+            threads, and nothing can hurry it: a pod that has drained must not wait for them.
+    """
     from consumer.models.manifest import InvalidManifest
     from consumer.presets import InvalidPresets
     from consumer.routes import InvalidRoutes
@@ -41,6 +49,10 @@ def exit_with(work: Coroutine[Any, Any, int]) -> NoReturn:
         code = run_to_end(work)
     except (InvalidSettings, InvalidManifest, InvalidRoutes, InvalidPresets, PluginFailed) as error:
         fail(str(error), BAD_INPUT)
+    if at_once:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 

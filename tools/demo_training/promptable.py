@@ -186,7 +186,9 @@ def mask_loss(logits: Tensor, quality: Tensor, truth: Tensor, ambiguous: bool) -
         overlap = hit.sum((2, 3)) / ((logits > 0) | (wanted > 0.5)).sum((2, 3)).clamp(min=1)
     single = each[:, 0].mean() * (0.3 if ambiguous else 1.0)
     best = each[:, 1:].min(dim=1).values.mean() + 0.05 * each[:, 1:].mean()
-    return single + best + 4 * functional.mse_loss(quality, overlap.float())
+    # What a user gets is the mask that is rated best: it learns too, or the estimate would have to be perfect.
+    rated = 0.5 * each[:, 1:].gather(1, quality[:, 1:].argmax(1, keepdim=True)).mean()
+    return single + best + rated + 4 * functional.mse_loss(quality, overlap.float())
 
 
 def batches(examples: list[Example], size: int, seed: int) -> Iterator[tuple[Tensor, list[Prompts]]]:

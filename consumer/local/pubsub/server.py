@@ -59,6 +59,8 @@ class EmbeddedPubSub:
         self._stopping: asyncio.Event | None = None
         self._sweep_at = float("inf")
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._changing = threading.Lock()
+        """Held while it starts, stops, or does something for a caller of `run`: no call falls in between."""
         self.address = ""
         """`host:port`, once started."""
 
@@ -68,6 +70,10 @@ class EmbeddedPubSub:
         Raises:
             RuntimeError: the port is taken, or it is running already.
         """
+        with self._changing:
+            self._start(port, host)
+
+    def _start(self, port: int, host: str) -> None:
         if self._thread is not None:
             raise RuntimeError(f"the embedded Pub/Sub server is already running at {self.address}")
         started = threading.Event()
@@ -91,12 +97,13 @@ class EmbeddedPubSub:
 
     def stop(self) -> None:
         """Close all connections. Harmless if it does not run."""
-        thread, loop, stopping = self._thread, self._loop, self._stopping
-        if thread is None or loop is None or stopping is None:
-            return
-        loop.call_soon_threadsafe(stopping.set)
-        thread.join()
-        self._thread = self._loop = self._stopping = None
+        with self._changing:
+            thread, loop, stopping = self._thread, self._loop, self._stopping
+            if thread is None or loop is None or stopping is None:
+                return
+            loop.call_soon_threadsafe(stopping.set)
+            thread.join()
+            self._thread = self._loop = self._stopping = None
 
     def __enter__(self) -> Self:
         if self._thread is None:
@@ -211,13 +218,14 @@ class EmbeddedPubSub:
 
     def run(self, action: Callable[[Broker], T]) -> T:
         """Do something with the broker, on its own thread while it runs, and return what comes of it."""
-        if self._loop is None:
-            return action(self._broker)
 
         async def act() -> T:
             return action(self._broker)
 
-        return asyncio.run_coroutine_threadsafe(act(), self._loop).result(_CALL_TIMEOUT)
+        with self._changing:
+            if self._loop is None:
+                return action(self._broker)
+            return asyncio.run_coroutine_threadsafe(act(), self._loop).result(_CALL_TIMEOUT)
 
     # Inside
 
