@@ -130,12 +130,17 @@ class Patience:
 
     @property
     def misconfigured(self) -> dict[str, str]:
-        """What an operator has to put right, with the reason: then the worker is not ready."""
+        """What an operator has to put right, with the reason."""
         return {
             name: held.reason
             for name, held in self._destinations.items()
             if held.holding and held.is_configuration
         }
+
+    @property
+    def unready(self) -> dict[str, str]:
+        """The part of it that everybody needs: a host that one message names must not stop a rollout."""
+        return {name: why for name, why in self.misconfigured.items() if self._destinations[name].is_everybodys}
 
     def is_taken(self, destination: str) -> bool:
         """Tell whether it is away and no more callers may wait: then nothing is run for it."""

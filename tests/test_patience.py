@@ -52,8 +52,10 @@ class Bench:
         self.paused.append(bool(self.patience.outages))
         self.now += seconds
 
-    def persist(self, call: Callable[[], Awaitable[str]], destination: str = "backend") -> str:
-        return asyncio.run(self.patience.persist(destination, call, about="one message"))
+    def persist(
+        self, call: Callable[[], Awaitable[str]], destination: str = "backend", *, everybody: bool = True
+    ) -> str:
+        return asyncio.run(self.patience.persist(destination, call, about="one message", everybody=everybody))
 
 
 @pytest.fixture
@@ -218,6 +220,21 @@ class TestHolding:
 
         assert seen == [False, misconfigured, misconfigured]
         assert bench.patience.misconfigured == {}
+
+    @pytest.mark.parametrize("everybodys", [True, False])
+    def test_a_host_of_some_messages_that_refuses_us_is_told_but_leaves_the_worker_ready(
+        self, bench: Bench, everybodys: bool
+    ) -> None:
+        seen: list[tuple[bool, bool]] = []
+        call = failing(FORBIDDEN)
+
+        async def watched() -> str:
+            seen.append((bool(bench.patience.misconfigured), bool(bench.patience.unready)))
+            return await call()
+
+        bench.persist(watched, everybody=everybodys)
+
+        assert seen == [(False, False), (True, everybodys)]
 
     def test_one_destination_away_is_not_another(self, bench: Bench) -> None:
         bench.persist(failing(AWAY), "callback a")

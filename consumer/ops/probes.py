@@ -31,7 +31,7 @@ def probes_of(
             "models": lambda: if_not(pool.ready, "not warm"),
             "pulling": lambda: if_not(worker.is_pulling, worker.trouble or "not pulling"),
             "draining": lambda: if_not(not worker.is_draining, "draining"),
-            "configuration": lambda: "; ".join(f"{k}: {v}" for k, v in patience.misconfigured.items()),
+            "configuration": lambda: "; ".join(f"{k}: {v}" for k, v in patience.unready.items()),
             "brake": lambda: brake.why,
         },
         liveness={

@@ -14,6 +14,9 @@ Decisions that pictures depend on:
 - **JPEG** goes through simplejpeg, which decodes straight into the array with the GIL released. The rare
   subsamplings it does not know go through Pillow, which sees a missing end, but no damage before it.
   Peak memory is the picture itself, twice that while one is turned.
+- **HEIF** is turned by its decoder: rotation is part of the format, and EXIF only repeats it. So the size is
+  that of the upright picture and `orientation_applied` is false. A missing end is refused, but the decoder
+  conceals damage between. Peak memory is three times the picture.
 """
 
 from __future__ import annotations
@@ -252,8 +255,8 @@ def _read_heif(data: bytes, max_pixels: int) -> DecodedImage:
     with _decoding("HEIF", data):
         stored = heif.open_heif(data, convert_hdr_to_8bit=True)
         _check_size(stored.size, max_pixels)
-        image = stored.to_pillow()  # libheif has turned it: rotation is part of HEIF, EXIF only repeats it
-        return _decoded(_pixels_of(to_rgb(image)), UPRIGHT, "HEIF")
+        plain = stored.mode == "RGB"  # as cameras write: by way of Pillow it would be held twice more
+        return _decoded(np.array(stored) if plain else _pixels_of(to_rgb(stored.to_pillow())), UPRIGHT, "HEIF")
 
 
 def _pixels_of(image: Image.Image) -> Pixels:
