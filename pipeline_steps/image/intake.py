@@ -255,8 +255,9 @@ def _read_heif(data: bytes, max_pixels: int) -> DecodedImage:
     with _decoding("HEIF", data):
         stored = heif.open_heif(data, convert_hdr_to_8bit=True)
         _check_size(stored.size, max_pixels)
-        plain = stored.mode == "RGB"  # as cameras write: by way of Pillow it would be held twice more
-        return _decoded(np.array(stored) if plain else _pixels_of(to_rgb(stored.to_pillow())), UPRIGHT, "HEIF")
+        if stored.mode == "RGB":  # as cameras write: by way of Pillow it would be held twice more
+            return _decoded(np.array(stored), UPRIGHT, "HEIF")
+        return _decoded(_pixels_of(to_rgb(stored.to_pillow())), UPRIGHT, "HEIF")
 
 
 def _pixels_of(image: Image.Image) -> Pixels:
@@ -279,6 +280,7 @@ def _decoding(image_format: str, data: bytes) -> Iterator[None]:
     try:
         yield
     except _DECODER_ERRORS as error:
+        said = str(error).strip()
         raise UnreadableImage(
-            f"the {image_format} ({len(data)} bytes) is truncated or damaged, its decoder says: {error}"
+            f"the {image_format} ({len(data)} bytes) is truncated or damaged, its decoder says: {said}"
         ) from error

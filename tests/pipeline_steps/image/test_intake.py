@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from pipeline_steps.image.intake import DecodedImage, read_image, upright
 
 WIDTH, HEIGHT = 48, 32
 WHITE = (255, 255, 255)
+LOSSLESS_HEIF = {"quality": -1, "chroma": 444, "matrix_coefficients": 0}
 # What a viewer does to a stored picture of each orientation, by Pillow's independent turning.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,6 +52,15 @@ def picture(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 def file_of(image: Image.Image, image_format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def heif_of(image: Image.Image, orientation: int = 1, **options: object) -> bytes:
+    """A lossless HEIF, unless `options` say otherwise; the writer makes a rotation of the orientation."""
+    buffer, exif, stored = io.BytesIO(), Image.Exif(), pillow_heif.from_pillow(image)
+    exif[0x0112] = orientation
+    stored.info["exif"] = exif.tobytes()
+    stored.save(buffer, **{**LOSSLESS_HEIF, **options})
     return buffer.getvalue()
 
 
@@ -116,6 +128,25 @@ def test_lossy_formats_come_back_nearly(image_format: str, options: dict[str, ob
     decoded = read(file_of(picture(), image_format, **{"quality": 95, **options}))
     assert_same(decoded.pixels, picture(), tolerance=3)
     assert decoded.format == image_format
+
+
+def test_a_lossless_heif_comes_back_exactly_and_a_cameras_nearly() -> None:
+    exact, lossy = read(heif_of(picture())), read(heif_of(picture(), quality=95, chroma=420))
+    assert_same(exact.pixels, picture())
+    assert_same(lossy.pixels, picture(), tolerance=3)
+    assert (exact.format, exact.source_width, exact.source_height) == ("HEIF", WIDTH, HEIGHT)
+
+
+def test_a_heif_of_tiles_as_telephones_write_is_put_together() -> None:
+    assert_same(read(FILES["tiled HEIF"]()).pixels, picture(192, 128))
+
+
+def test_of_a_heif_with_several_pictures_the_primary_one_is_read() -> None:
+    several, buffer = pillow_heif.HeifFile(), io.BytesIO()
+    for image in (picture().rotate(180), picture()):
+        several.add_from_pillow(image)
+    several.save(buffer, **LOSSLESS_HEIF, primary_index=1)
+    assert_same(read(buffer.getvalue()).pixels, picture())
 
 
 def test_gif_keeps_its_palette_colours() -> None:
@@ -218,6 +249,17 @@ def test_sixteen_bit_colour_becomes_eight_by_the_high_byte() -> None:
         assert (read(data).pixels == expected).all()
 
 
+def test_a_heif_of_more_bits_gray_or_see_through_becomes_rgb_as_others_do() -> None:
+    samples = (np.arange(64 * 64 * 3, dtype=np.uint32) * 5 % 65536).astype("<u2").reshape(64, 64, 3)
+    buffer = io.BytesIO()
+    deep = pillow_heif.from_bytes("RGB;16", (64, 64), samples.tobytes())
+    deep.save(buffer, **LOSSLESS_HEIF)
+    assert (read(buffer.getvalue()).pixels == samples >> 8).all()
+    assert_same(read(heif_of(picture().convert("L"))).pixels, picture().convert("L"))
+    see_through = Image.new("RGBA", (64, 64), (100, 100, 100, 128))
+    assert read(heif_of(see_through)).pixels[0, 0].tolist() == pytest.approx([177] * 3, abs=1)
+
+
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_a_white_are_refused(mode: str) -> None:
     image = Image.fromarray(np.full((4, 4), 1e6, np.int32 if mode == "I" else np.float32))
@@ -295,6 +337,18 @@ def test_however_the_camera_was_held_the_picture_is_upright(
     assert (decoded.source_width, decoded.source_height) == stored
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_heif_is_turned_by_its_own_rotation_and_not_again_by_exif(orientation: int) -> None:
+    stored = picture().transpose(BACK[orientation]) if orientation in BACK else picture()
+    decoded = read(heif_of(stored, orientation))
+    assert_same(decoded.pixels, picture())
+    assert (decoded.source_width, decoded.source_height, decoded.orientation_applied) == (
+        WIDTH,
+        HEIGHT,
+        False,
+    )
+
+
 @given(
     width=st.integers(1, 300),
     height=st.integers(1, 300),
@@ -356,14 +410,12 @@ def test_what_is_no_picture_is_called_what_it_is(data: bytes, found: str) -> Non
     assert found in message
 
 
-def test_heif_without_its_extra_says_what_to_install() -> None:
-    pytest.importorskip("PIL")
-    try:
-        import pillow_heif  # noqa: F401 - the extra is there: nothing to say
-    except ImportError:
-        assert "mlworker[heif]" in refusal(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
-    else:
-        pytest.skip("pillow-heif is installed")
+def test_heif_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as the import system has it that it is not there
+    assert refusal(FILES["HEIF"]()) == (
+        "gs://b/t/x: expected one of JPEG, PNG, WEBP, TIFF, GIF, BMP, found HEIF: "
+        "install mlworker[heif] to read it"
+    )
 
 
 FILES: dict[str, Callable[[], bytes]] = {
@@ -389,6 +441,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "animated GIF": lambda: file_of(picture(), "GIF", save_all=True, append_images=[picture().rotate(90)]),
     "BMP": lambda: file_of(picture(), "BMP"),
     "palette BMP": lambda: file_of(picture().quantize(16), "BMP"),
+    "HEIF": lambda: heif_of(picture()),
+    "turned HEIF": lambda: heif_of(picture(), 6),
+    "tiled HEIF": lambda: heif_of(picture(192, 128), tile_size=64),
 }
 
 
@@ -435,6 +490,30 @@ def test_a_png_that_lies_about_its_size_is_refused() -> None:
         assert "the PNG" in refusal(png(width, 32, depth=8, colour=2, rows=rows))
 
 
+def heif_saying(width: int, height: int, image: Image.Image) -> bytes:
+    """The file of a picture whose sides are multiples of 64, with another size in its header."""
+    honest, other = (b"ispe" + struct.pack(">III", 0, *size) for size in (image.size, (width, height)))
+    whole = heif_of(image)
+    assert whole.count(honest) == 1
+    return whole.replace(honest, other)
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 32), (128, 192), (192, 64), (4096, 4096)])
+def test_a_heif_that_lies_about_its_size_is_refused(width: int, height: int) -> None:
+    message = refusal(heif_saying(width, height, picture(192, 128)), max_pixels=100_000_000)
+    assert "is truncated or damaged, its decoder says: " in message
+
+
+def test_a_heif_too_large_by_its_header_is_not_decoded() -> None:
+    message = refusal(heif_saying(30_000, 30_000, picture(64, 64)), max_pixels=200_000_000)
+    assert "30000 x 30000 = 900000000 pixels, more than MAX_IMAGE_PIXELS=200000000" in message
+
+
+def test_a_heif_that_hides_a_large_picture_behind_a_small_header_is_not_decoded() -> None:
+    message = refusal(heif_saying(48, 32, Image.new("RGB", (1024, 1024), "green")), max_pixels=1536)
+    assert "Image size 1024x1024 exceeds the maximum" in message
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (8, 8), (9, 17)])
 def test_interlaced_pngs_of_any_depth_are_whole(size: tuple[int, int], depth: int) -> None:
@@ -478,7 +557,7 @@ def test_what_follows_a_jpeg_is_ignored() -> None:
 # ---------------------------------------------------------------------------- size and time
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FILES if "turned" not in kind])
+@pytest.mark.parametrize("kind", [kind for kind in FILES if "turned" not in kind and "tiled" not in kind])
 def test_a_picture_over_the_limit_says_both_numbers_and_the_setting(kind: str) -> None:
     read(FILES[kind](), max_pixels=WIDTH * HEIGHT)
     message = refusal(FILES[kind](), max_pixels=WIDTH * HEIGHT - 1)
@@ -611,6 +690,7 @@ MAGICS = (
     b"BM",
     b"II*\x00",
     b"RIFF\x00\x00\x00\x00WEBP",
+    b"\x00\x00\x00\x18ftypheic",
 )
 
 
