@@ -21,8 +21,10 @@ demo: $(READY)   ## Run the main job on this machine and write demo-out/index.ht
 local: $(READY)  ## Keep a whole worker running on this machine.
 	$(BIN)/mlworker local
 
+# The fault tests bring their own way of running side by side, and measure: nothing else runs beside them.
 test: $(READY)   ## Run the tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/faults
+	$(BIN)/python -m pytest tests/faults
 
 lint: $(READY)   ## Check style.
 	$(BIN)/ruff check .

@@ -159,6 +159,7 @@ async def open_worker(
                 patience=patience,
                 threads=threads,
                 pipeline_timeout=settings.pipeline_timeout,
+                max_result_bytes=settings.max_result_bytes,
             ),
             results=results,
             backend=backend,

@@ -6,6 +6,7 @@ Each error knows its failure class (`contracts/failure.py`); `outcomes.py` decid
       + MalformedMessage           permanent: carries .problems
       + CallbackFailed             by the backend's answer
       + WorkerLost                 internal: its runs never ended
+      + ResultTooLarge             permanent: more than MAX_RESULT_BYTES
       + CorruptRecord              permanent: what the bucket holds is not this job's
       + FencedOff                  the broker may have given the message to somebody else
       + HoldExpired                an outage outlasted HOLD_TIMEOUT
@@ -70,6 +71,13 @@ class WorkerLost(WorkerError):
     """Workers ended while they ran this job, as often as it may be tried."""
 
     code = "worker_lost"
+
+
+class ResultTooLarge(WorkerError):
+    """A pipeline found more than a result may hold."""
+
+    code = "result_too_large"
+    failure_class = FailureClass.PERMANENT
 
 
 class CorruptRecord(WorkerError):

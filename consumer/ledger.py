@@ -219,6 +219,10 @@ class BucketLedger:
         )
 
 
+_REMEMBERED = 10_000
+"""Jobs whose failed attempts a process without a ledger remembers."""
+
+
 class NoLedger:
     """`LEDGER=off`: nothing is remembered, so a redelivery runs again."""
 
@@ -251,6 +255,8 @@ class NoLedger:
         """Count in this process only."""
         attempts = Attempts(self._attempts.get(job.result_id, Attempts()).count + 1, code)
         self._attempts[job.result_id] = attempts
+        if len(self._attempts) > _REMEMBERED:
+            del self._attempts[next(iter(self._attempts))]  # the oldest: another worker may have ended it
         return attempts
 
     async def forget_attempts(self, job: Job) -> None:

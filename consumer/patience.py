@@ -140,7 +140,9 @@ class Patience:
     @property
     def unready(self) -> dict[str, str]:
         """The part of it that everybody needs: a host that one message names must not stop a rollout."""
-        return {name: why for name, why in self.misconfigured.items() if self._destinations[name].is_everybodys}
+        return {
+            name: why for name, why in self.misconfigured.items() if self._destinations[name].is_everybodys
+        }
 
     def is_taken(self, destination: str) -> bool:
         """Tell whether it is away and no more callers may wait: then nothing is run for it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from consumer.errors import ResultTooLarge
 from consumer.fetch import Fetcher, Photo
 from consumer.jobs import Job
 from consumer.models_used import ModelsUsed
@@ -52,6 +53,7 @@ class Runner:
     patience: Patience
     threads: Executor
     pipeline_timeout: float
+    max_result_bytes: int
 
     async def run(self, job: Job, pipeline: Pipeline, started: Callable[[Run], None]) -> ProcessingResult:
         """Return the result of running `pipeline` on the job's photo.
@@ -64,6 +66,7 @@ class Runner:
         Raises:
             StepFailed: a step failed and was not allowed to.
             StepError: the photo could not be fetched.
+            ResultTooLarge: more was found than a result may hold.
         """
         started_at = datetime.now(UTC)
         photo = await self._photo(job, pipeline)
@@ -78,7 +81,7 @@ class Runner:
             written = await execute(pipeline.root, given, run)
         finally:
             folder.close()
-        return ProcessingResult(
+        result = ProcessingResult(
             result_id=job.result_id,
             tenant_id=job.ids.tenant_id,
             session_id=job.ids.session_id,
@@ -100,6 +103,17 @@ class Runner:
             started_at=started_at,
             finished_at=datetime.now(UTC),
         )
+        self._check_size(result)
+        return result
+
+    def _check_size(self, result: ProcessingResult) -> None:
+        size = len(result.model_dump_json().encode())
+        if size > self.max_result_bytes:
+            raise ResultTooLarge(
+                f"a result of {size} bytes, more than MAX_RESULT_BYTES={self.max_result_bytes}: "
+                f"{len(result.detections)} detections, {len(result.segments)} segments, "
+                f"{len(result.classifications)} classifications; keep fewer with higher thresholds"
+            )
 
     async def _photo(self, job: Job, pipeline: Pipeline) -> Photo | None:
         if not pipeline.reads(Image):

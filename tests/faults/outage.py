@@ -1,6 +1,6 @@
 """A backend that fails for a while, at its real length; then the accounts are compared.
 
-`python -m tests.faults.outage --status 401 --seconds 600` or `--away --seconds 60`. What a test cannot wait for.
+`python -m tests.faults.outage --status 401 --seconds 600`, or `--away`: what a test cannot wait for.
 """
 
 from __future__ import annotations

@@ -45,6 +45,31 @@ def test_a_worker_killed_on_the_way_loses_nothing_and_repeats_no_more_than_it_mu
     judge(peers)
 
 
+@pytest.mark.parametrize("point", ["run", "published", "called_back"])
+def test_without_a_ledger_a_worker_killed_on_the_way_loses_nothing_and_runs_again(
+    peers: Peers, point: str
+) -> None:
+    sent = peers.send()
+    assert peers.worker(LEDGER="off", FAILPOINTS=f"{point}=kill").ended(60) == -signal.SIGKILL
+
+    peers.worker(LEDGER="off")
+    peers.until_settled()
+
+    tally = peers.tally(sent)
+    assert (tally.runs, tally.effects, tally.letters) == (2, 1, 0)
+    judge(peers)
+
+
+def test_without_a_ledger_a_message_that_always_fails_is_given_up_after_its_attempts(peers: Peers) -> None:
+    sent = peers.send(step("work", how="transient"))
+    peers.worker(LEDGER="off", MAX_ATTEMPTS="3")
+    peers.until_settled()
+
+    tally = peers.tally(sent)
+    assert (tally.runs, tally.letters) == (3, 1)
+    judge(peers)
+
+
 def test_a_worker_killed_in_the_middle_of_a_pipeline_has_it_run_again(peers: Peers) -> None:
     sent = peers.send(step("work", how="kill", times=1))
     assert peers.worker().ended(60) == -signal.SIGKILL

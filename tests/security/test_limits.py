@@ -41,6 +41,22 @@ def test_a_message_over_a_limit_is_given_up_at_once_and_says_which(play, toys, l
     play(story)
 
 
+def test_a_result_over_its_limit_is_given_up_and_says_what_it_is_full_of(play, toys):
+    async def story(site):
+        await site.photo()
+        async with site.worker(max_result_bytes=400):
+            site.publish(site.request(LOOK))
+            await site.until_settled(1)
+        code, said = await only_letter(site)
+        assert code == "result_too_large"
+        assert "more than MAX_RESULT_BYTES=400: 0 detections" in said
+        [result] = await site.results()
+        assert (result.status, result.error.code) == ("failed", "result_too_large")
+        assert sum(toys.runs.values()) == 1
+
+    play(story)
+
+
 @pytest.mark.parametrize(
     ("definition", "message"),
     [

@@ -186,7 +186,7 @@ def mask_loss(logits: Tensor, quality: Tensor, truth: Tensor, ambiguous: bool) -
         overlap = hit.sum((2, 3)) / ((logits > 0) | (wanted > 0.5)).sum((2, 3)).clamp(min=1)
     single = each[:, 0].mean() * (0.3 if ambiguous else 1.0)
     best = each[:, 1:].min(dim=1).values.mean() + 0.05 * each[:, 1:].mean()
-    # What a user gets is the mask that is rated best: it learns too, or the estimate would have to be perfect.
+    # A user gets the mask that is rated best: it learns too, else the estimate would have to be perfect.
     rated = 0.5 * each[:, 1:].gather(1, quality[:, 1:].argmax(1, keepdim=True)).mean()
     return single + best + rated + 4 * functional.mse_loss(quality, overlap.float())
 
