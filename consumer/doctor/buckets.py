@@ -48,26 +48,26 @@ async def writable(site: Site) -> Findings:
     bucket = site.settings.bucket
     store = await site.readable(bucket)
     name = f"{PROBES}{uuid4()}"
+    is_written = False
     try:
         info = await store.write(
             bucket, name, _CONTENT, metadata={OUTPUT_MARK: f"{bucket}/{name}"}, if_generation_match=0
         )
-    except (StepError, PreconditionFailed) as failed:
-        yield error(f"gs://{bucket}", f"cannot be written: {failed}", "an object is written")
-        return
-    try:
+        is_written = True
         read = await store.read(bucket, name)
         if (read.data, read.info.generation) != (_CONTENT, info.generation):
             yield error(f"gs://{bucket}", f"{name} reads other than it was written", "what was written")
         else:
             yield ok(f"gs://{bucket}", "an object was written and read")
-    except StepError as failed:
-        yield error(f"gs://{bucket}", f"what was written cannot be read: {failed}", "an object is read")
+    except (StepError, PreconditionFailed) as failed:
+        found = "what was written cannot be read" if is_written else "cannot be written"
+        yield error(f"gs://{bucket}", f"{found}: {failed}", "an object is written and read")
     finally:
+        # Also what was not confirmed: it may have been written all the same.
         trouble = await _deleted(store, bucket, name)
-    if trouble:
+    if is_written and trouble:
         yield error(f"gs://{bucket}", f"{name} cannot be deleted: {trouble}", "it is deleted")
-    else:
+    elif is_written:
         yield ok(f"gs://{bucket}", "it was deleted")
 
 
@@ -85,12 +85,20 @@ async def _deleted(store: ObjectStore, bucket: str, name: str) -> str:
 async def retention(site: Site) -> Findings:
     """BUCKET lets objects be replaced and deleted at any time.
 
-    Claims are renewed and attempts counted by replacing objects; a retention policy refuses that, and every
-    message would be held.
+    Claims are renewed and attempts counted by replacing objects; a retention policy or a hold on new objects
+    refuses that, and every message would be held.
     """
     name = site.settings.bucket
-    period = (await site.storage_api.bucket(name)).retention_policy.retention_period
+    found = await site.storage_api.bucket(name)
+    period = found.retention_policy.retention_period
     if period:
         yield error(f"gs://{name}", f"objects are locked for {seconds(period)}", "no retention policy")
-    else:
-        yield ok(f"gs://{name}", "no retention policy")
+    if found.default_event_based_hold:
+        yield error(
+            f"gs://{name}",
+            "new objects are held until somebody releases them",
+            "no default hold",
+            f"gcloud storage buckets update gs://{name} --no-default-event-based-hold",
+        )
+    elif not period:
+        yield ok(f"gs://{name}", "no retention policy, and no hold")

@@ -58,7 +58,7 @@ def time_ahead(url: str, tls: ssl.SSLContext) -> float:
     )
     sent = time.time()
     try:
-        connection.request("HEAD", parts.path or "/")
+        connection.request("HEAD", "/")
         date = connection.getresponse().getheader("Date")
     except (OSError, http.client.HTTPException) as failed:
         raise NoTime(str(failed) or type(failed).__name__) from failed

@@ -11,27 +11,23 @@ from consumer.doctor import (
     buckets,
     callback,
     clock,
-    dead_letters,
+    consistency,
     lifecycle,
     models,
-    names,
+    outgoing,
     permissions,
     pipelines,
-    results,
     routes,
     subscription,
-    times,
 )
 from consumer.doctor.checks import Check, Skip, Unanswered
 from consumer.doctor.findings import Finding, Severity, error, skipped
 from consumer.doctor.site import Site
 
 _SUBJECTS: Sequence[ModuleType] = (
-    times,
-    names,
+    consistency,
     subscription,
-    dead_letters,
-    results,
+    outgoing,
     permissions,
     buckets,
     lifecycle,

@@ -10,7 +10,7 @@ from consumer.doctor.checks import Findings, Skip, check
 from consumer.doctor.findings import Finding, error, info, ok, warning
 from consumer.doctor.once import aside
 from consumer.doctor.site import Site
-from consumer.models.manifest import InvalidManifest, Manifest, ModelEntry
+from consumer.models.manifest import InvalidManifest, ModelEntry
 from pipeline_steps.errors import StepError
 
 MOST_DOWNLOADED = 64_000_000
@@ -53,7 +53,8 @@ async def weights(site: Site) -> Findings:
     if any(name.startswith(SIMULATED) for name in site.settings.devices):
         raise Skip("simulated devices read no weights")
     for model in found.models.values():
-        yield await (_remote if "://" in found.location(model) else _local)(site, found, model)
+        where = found.location(model)
+        yield await (_remote(site, model, where) if "://" in where else _local(model, where))
 
 
 @check("models.devices", fix="DEVICES: cpu, or cuda:N for each GPU", needs_network=False)
@@ -82,18 +83,15 @@ async def devices(site: Site) -> Findings:
         yield ok("DEVICES", ", ".join(names))
 
 
-async def _local(site: Site, found: Manifest, model: ModelEntry) -> Finding:
-    del site
-    file = Path(found.location(model))
+async def _local(model: ModelEntry, file: str) -> Finding:
     try:
         digest = await aside(lambda: _sha256(file))
     except OSError as failed:
         return error(f"model {model.name}", f"{file} cannot be read: {failed.strerror}", "a file of weights")
-    return _compared(model, str(file), digest)
+    return _compared(model, file, digest)
 
 
-async def _remote(site: Site, found: Manifest, model: ModelEntry) -> Finding:
-    url = found.location(model)
+async def _remote(site: Site, model: ModelEntry, url: str) -> Finding:
     bucket, _, name = url.removeprefix("gs://").partition("/")
     try:
         store = await site.object_store()
@@ -116,6 +114,6 @@ def _compared(model: ModelEntry, where: str, digest: str) -> Finding:
     return ok(f"model {model.name}", f"{where} is what models.yaml says")
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
+def _sha256(file: str) -> str:
+    with Path(file).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

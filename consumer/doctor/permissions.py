@@ -6,8 +6,9 @@ They are those of the command's own credentials: run it in the worker's pod, els
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import TypeAlias
 
 from consumer.doctor.checks import Findings, Forbidden, Skip, check
@@ -16,8 +17,8 @@ from consumer.doctor.site import Site
 
 SERVICE_AGENT = re.compile(r"serviceAccount:service-\d+@gcp-sa-pubsub\.iam\.gserviceaccount\.com")
 _ABOVE = frozenset({"roles/pubsub.editor", "roles/pubsub.admin", "roles/editor", "roles/owner"})
-_PUBLISHERS = _ABOVE | {"roles/pubsub.publisher"}
-_SUBSCRIBERS = _ABOVE | {"roles/pubsub.subscriber"}
+_PUBLISHER, _SUBSCRIBER = "roles/pubsub.publisher", "roles/pubsub.subscriber"
+_TOPICS, _SUBSCRIPTIONS, _BUCKETS = "pubsub topics", "pubsub subscriptions", "storage buckets"
 _AGENT = (
     '"serviceAccount:service-$(gcloud projects describe {project} --format="value(projectNumber)")'
     '@gcp-sa-pubsub.iam.gserviceaccount.com"'
@@ -28,6 +29,11 @@ _WRITES: _Rights = (
     "roles/storage.objectUser",
     ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list"),
 )
+
+
+def _grant(what: str, name: str, member: str, role: str) -> str:
+    """Return the command that grants a role on a resource of gcloud's."""
+    return f"gcloud {what} add-iam-policy-binding {name} --member={member} --role={role}"
 
 
 @check("permissions.identity", fix="")
@@ -46,8 +52,7 @@ async def identity(site: Site) -> Findings:
 
 @check(
     "permissions.subscription",
-    fix="gcloud pubsub subscriptions add-iam-policy-binding {subscription} --member=MEMBER "
-    "--role=roles/pubsub.subscriber",
+    fix=_grant(_SUBSCRIPTIONS, "{subscription}", "MEMBER", _SUBSCRIBER),
 )
 async def subscription(site: Site) -> Findings:
     """The worker may consume from its subscription.
@@ -64,15 +69,13 @@ async def subscription(site: Site) -> Findings:
             name,
             "may not consume",
             "pubsub.subscriptions.consume",
-            f"gcloud pubsub subscriptions add-iam-policy-binding {name} --member={await _member(site)} "
-            "--role=roles/pubsub.subscriber",
+            _grant(_SUBSCRIPTIONS, name, await _member(site), _SUBSCRIBER),
         )
 
 
 @check(
     "permissions.topics",
-    fix="gcloud pubsub topics add-iam-policy-binding {results_topic} --member=MEMBER "
-    "--role=roles/pubsub.publisher",
+    fix=_grant(_TOPICS, "{results_topic}", "MEMBER", _PUBLISHER),
 )
 async def topics(site: Site) -> Findings:
     """The worker may publish results and dead letters.
@@ -94,15 +97,13 @@ async def topics(site: Site) -> Findings:
                 name,
                 "may not publish",
                 "pubsub.topics.publish",
-                f"gcloud pubsub topics add-iam-policy-binding {name} --member={await _member(site)} "
-                "--role=roles/pubsub.publisher",
+                _grant(_TOPICS, name, await _member(site), _PUBLISHER),
             )
 
 
 @check(
     "permissions.buckets",
-    fix="gcloud storage buckets add-iam-policy-binding gs://{bucket} --member=MEMBER "
-    "--role=roles/storage.objectUser",
+    fix=_grant(_BUCKETS, "gs://{bucket}", "MEMBER", _WRITES[0]),
 )
 async def buckets(site: Site) -> Findings:
     """The worker may read, write, list and delete in BUCKET, and read and list in ALLOWED_BUCKETS.
@@ -123,8 +124,7 @@ async def buckets(site: Site) -> Findings:
                 f"gs://{name}",
                 f"lacks {', '.join(lacking)}",
                 ", ".join(permissions),
-                f"gcloud storage buckets add-iam-policy-binding gs://{name} --member={await _member(site)} "
-                f"--role={role}",
+                _grant(_BUCKETS, f"gs://{name}", await _member(site), role),
             )
         else:
             yield ok(f"gs://{name}", ", ".join(permissions))
@@ -132,9 +132,9 @@ async def buckets(site: Site) -> Findings:
 
 @check(
     "permissions.forwarding",
-    fix=f"gcloud pubsub topics add-iam-policy-binding {{dead_letter_topic}} --member={_AGENT} "
-    "--role=roles/pubsub.publisher && gcloud pubsub subscriptions add-iam-policy-binding {subscription} "
-    f"--member={_AGENT} --role=roles/pubsub.subscriber",
+    fix=_grant(_TOPICS, "{dead_letter_topic}", _AGENT, _PUBLISHER)
+    + " && "
+    + _grant(_SUBSCRIPTIONS, "{subscription}", _AGENT, _SUBSCRIBER),
 )
 async def forwarding(site: Site) -> Findings:
     """Pub/Sub itself may forward to the dead-letter topic.
@@ -147,33 +147,25 @@ async def forwarding(site: Site) -> Findings:
         raise Skip("no dead-letter policy (see subscription.dead_letter_policy)")
     agent = _AGENT.format_map(site.names)
     topic = found.dead_letter_policy.dead_letter_topic
-    for resource, roles, role, kind in (
-        (topic, _PUBLISHERS, "roles/pubsub.publisher", "topics"),
-        (name, _SUBSCRIBERS, "roles/pubsub.subscriber", "subscriptions"),
-    ):
+    for resource, role, kind in ((topic, _PUBLISHER, _TOPICS), (name, _SUBSCRIBER, _SUBSCRIPTIONS)):
         try:
             grants = await site.pubsub.grants(resource)
         except Skip as why:
             yield skipped(resource, str(why))
             continue
-        if _is_granted(grants, roles):
+        if any(map(SERVICE_AGENT.fullmatch, _members(grants, _ABOVE | {role}))):
             yield ok(resource, f"Pub/Sub's service agent has {role}")
         else:
             yield warning(
                 resource,
                 "Pub/Sub's service agent is granted nothing here",
                 f"{role}, here or on the project",
-                f"gcloud pubsub {kind} add-iam-policy-binding {resource} --member={agent} --role={role}",
+                _grant(kind, resource, agent, role),
             )
 
 
-def _is_granted(grants: Mapping[str, frozenset[str]], roles: frozenset[str]) -> bool:
-    return any(
-        SERVICE_AGENT.fullmatch(member)
-        for role, members in grants.items()
-        if role in roles
-        for member in members
-    )
+def _members(grants: Mapping[str, frozenset[str]], roles: frozenset[str]) -> Iterator[str]:
+    return chain.from_iterable(members for role, members in grants.items() if role in roles)
 
 
 async def _member(site: Site) -> str:

@@ -32,7 +32,7 @@ class _Clients:
     channel: grpc.Channel
     publisher: Any
     subscriber: Any
-    identity: str
+    credentials: Any
 
 
 class PubSub:
@@ -145,7 +145,10 @@ class PubSub:
             Unreachable: there are none.
         """
         await self.contact()
-        return self._clients.identity if self._clients else ""
+        # Not before: those of a machine or a pod learn it from the metadata server with their first token.
+        credentials = self._clients.credentials if self._clients else None
+        who = str(getattr(credentials, "service_account_email", None) or "")
+        return "" if who == "default" else who
 
     async def close(self) -> None:
         """Drop the connection, and whatever is still being asked."""
@@ -198,12 +201,11 @@ def said(error: api.GoogleAPICallError) -> str:
 def _connected(endpoint: Endpoint) -> _Clients:
     ready = endpoint.ready()
     channel = ready.connect()
-    credentials: Any = ready.credentials
     return _Clients(
         channel,
         PublisherClient(transport=PublisherGrpcTransport(channel=channel)),
         SubscriberClient(transport=SubscriberGrpcTransport(channel=channel)),
-        str(getattr(credentials, "service_account_email", "") or ""),
+        ready.credentials,
     )
 
 

@@ -153,7 +153,7 @@ class Site:
 
     async def manifest(self) -> Manifest:
         """Return the manifest of models."""
-        with _said_by("models.manifest", InvalidManifest, StepError, InvalidSettings):
+        with _said_by("models.manifest", InvalidManifest, StepError):
             return await self.read_manifest()
 
     # ------------------------------------------------------------------ the bucket's objects

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import google.auth
@@ -12,13 +12,14 @@ import requests
 from google.auth import exceptions as auth
 from google.auth.credentials import AnonymousCredentials
 from google.auth.transport.requests import AuthorizedSession
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from consumer.doctor.checks import Forbidden, Missing, Unanswered, Unreachable, Unsupported
 from consumer.doctor.once import Once, aside
+from consumer.pipeline.problems import problems_of
 
-T = TypeVar("T")
+R = TypeVar("R", bound="_Resource")
 
 GOOGLE = "https://storage.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
@@ -78,6 +79,7 @@ class Bucket(_Resource):
     storage_class: str = "STANDARD"
     lifecycle: Lifecycle = Lifecycle()
     retention_policy: RetentionPolicy = RetentionPolicy()
+    default_event_based_hold: bool = False
 
 
 class Notification(_Resource):
@@ -87,6 +89,14 @@ class Notification(_Resource):
     """`//pubsub.googleapis.com/projects/P/topics/T`"""
     event_types: tuple[str, ...] = Field((), alias="event_types")
     object_name_prefix: str = Field("", alias="object_name_prefix")
+
+
+class _Notifications(_Resource):
+    items: tuple[Notification, ...] = ()
+
+
+class _Permitted(_Resource):
+    permissions: frozenset[str] = frozenset()
 
 
 class StorageApi:
@@ -113,8 +123,7 @@ class StorageApi:
         Raises:
             Missing, Forbidden, Unreachable, Unanswered: there is no telling.
         """
-        answer = await self._get(name, "", {"projection": "noAcl"})
-        return _read(TypeAdapter(Bucket), answer)
+        return await self._get(Bucket, name, "", {"projection": "noAcl"})
 
     async def permitted(self, name: str, permissions: Sequence[str]) -> frozenset[str]:
         """Return which of the permissions this identity has on the bucket.
@@ -122,8 +131,8 @@ class StorageApi:
         Raises:
             Missing, Unsupported, Unreachable, Unanswered: there is no telling.
         """
-        answer = await self._get(name, "/iam/testPermissions", {"permissions": list(permissions)})
-        return frozenset(_read(TypeAdapter(tuple[str, ...]), answer.get("permissions", [])))
+        asked = {"permissions": list(permissions)}
+        return (await self._get(_Permitted, name, "/iam/testPermissions", asked)).permissions
 
     async def notifications(self, name: str) -> Sequence[Notification]:
         """Return what the bucket announces.
@@ -131,27 +140,38 @@ class StorageApi:
         Raises:
             Missing, Forbidden, Unsupported, Unreachable, Unanswered: there is no telling.
         """
-        answer = await self._get(name, "/notificationConfigs", {})
-        return _read(TypeAdapter(tuple[Notification, ...]), answer.get("items", []))
+        return (await self._get(_Notifications, name, "/notificationConfigs", {})).items
 
     def forget(self) -> None:
         """Drop whatever is still being asked."""
         self._once.forget()
 
-    async def _get(self, bucket: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
-        async def ask() -> dict[str, Any]:
+    async def _get(self, shape: type[R], bucket: str, path: str, params: Mapping[str, str | list[str]]) -> R:
+        async def ask() -> bytes:
             session = await self._once.get("session", self._session)
             url = f"{self.endpoint}/storage/v1/b/{quote(bucket, safe='')}{path}"
             return await aside(lambda: self._fetch(session, url, bucket, params, is_about_it=not path))
 
-        return await self._once.get((bucket, path, str(params)), ask)
+        answer = await self._once.get((bucket, path, str(params)), ask)
+        try:
+            return shape.model_validate_json(answer)
+        except ValidationError as error:
+            raise Unanswered(
+                f"Cloud Storage answered what cannot be read: {'; '.join(map(str, problems_of(error)))}"
+            ) from error
 
     async def _session(self) -> AuthorizedSession:
         return await aside(lambda: _authorized(anonymous=bool(self._emulator)))
 
     def _fetch(
-        self, session: AuthorizedSession, url: str, bucket: str, params: dict[str, Any], *, is_about_it: bool
-    ) -> dict[str, Any]:
+        self,
+        session: AuthorizedSession,
+        url: str,
+        bucket: str,
+        params: Mapping[str, str | list[str]],
+        *,
+        is_about_it: bool,
+    ) -> bytes:
         try:
             response = session.get(url, params=params, timeout=_TIMEOUT)
         except (requests.RequestException, auth.GoogleAuthError) as error:
@@ -167,11 +187,7 @@ class StorageApi:
             )
         if not response.ok:
             raise Unanswered(f"Cloud Storage answered {status}: {response.text[:200]}")
-        try:
-            answer = response.json()
-        except requests.JSONDecodeError as error:
-            raise Unanswered(f"Cloud Storage answered no JSON: {response.text[:200]}") from error
-        return answer if isinstance(answer, dict) else {}
+        return bytes(response.content)
 
 
 def _authorized(*, anonymous: bool) -> AuthorizedSession:
@@ -182,10 +198,3 @@ def _authorized(*, anonymous: bool) -> AuthorizedSession:
         return AuthorizedSession(google.auth.default(scopes=[_SCOPE])[0])  # type: ignore[no-untyped-call]
     except auth.GoogleAuthError as error:
         raise Unreachable("bucket.readable", str(error)) from error
-
-
-def _read(shape: TypeAdapter[T], answer: object) -> T:
-    try:
-        return shape.validate_python(answer)
-    except ValidationError as error:
-        raise Unanswered(f"Cloud Storage answered what cannot be read: {error}") from error
