@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.peers import fake_gcs_server, pubsub_emulator
 
@@ -21,3 +23,13 @@ def fake_gcs() -> Iterator[str]:
     """The url of a fake-gcs-server of our own."""
     with fake_gcs_server() as url:
         yield url
+
+
+@pytest.fixture
+def logs() -> Iterator[None]:
+    """Leave logging as it was."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+    structlog.reset_defaults()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
 
 import orjson
 import pytest
@@ -83,16 +82,6 @@ def test_a_line_of_json_stays_one(event: dict[str, str]) -> None:
         redacted(key) for key in event
     } | set(event)
     json.loads(redacted(json.dumps(event)))
-
-
-@pytest.fixture
-def logs() -> Iterator[None]:
-    """Leave logging as it was."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = before
-    structlog.reset_defaults()
 
 
 class Unspeakable:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -28,16 +25,6 @@ PRIVATE_KEY = "MIIEvQplanted/private+key"
 IN_QUERY, PASSWORD = "planted-query-secret", "planted-password"
 LOOK = {"type": "step", "name": "look"}
 FAIL = {"type": "step", "name": "fail"}
-
-
-@pytest.fixture
-def logs() -> Iterator[None]:
-    """Leave logging as it was."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = before
-    structlog.reset_defaults()
 
 
 class Gossip:
