@@ -1,0 +1,210 @@
+"""How everything here is measured: all sides in one run and in turns, medians, and how sure they are.
+
+A figure is a ratio of two sides that were measured by turns (A B B A ...) in blocks of a few seconds, so
+that whatever else the machine does meets both. What is reported is the median of the blocks' ratios and a bootstrap
+interval of it; a target is met when the interval's worse end meets it. Beside each run stands a control: one
+side against itself. A machine that is busy with something else, or whose control is off, gives no figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+BLOCKS = 7
+BUSY = 0.35
+"""Cores that others may use; more, and nothing is measured."""
+CONTROL = 0.05
+"""How far a side may be from itself."""
+_SAMPLES = 2000
+
+Side = Callable[[], float]
+"""Does one block of work, and returns what was measured: seconds a unit, or units a second."""
+
+
+class BusyMachine(RuntimeError):
+    """The machine has other things to do: its figures would be about them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A median, and the interval it lies in nine times of ten."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure should be: its worse end counts."""
+
+    least: float | None = None
+    most: float | None = None
+
+    def is_met(self, figure: Figure) -> bool:
+        """Tell whether the figure is good enough."""
+        return (self.least is None or figure.low >= self.least) and (
+            self.most is None or figure.high <= self.most
+        )
+
+    def __str__(self) -> str:
+        return f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure as it is committed."""
+
+    id: str
+    metric: str
+    figure: Figure
+    target: Target | None = None
+    peers: Mapping[str, float] = field(default_factory=dict)
+    """What others reach, by their names, in the same unit."""
+    peer_versions: Mapping[str, str] = field(default_factory=dict)
+    """Of peers that live in an environment of their own."""
+    note: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """Return the row as `results/*.json` holds it."""
+        return {
+            "id": self.id,
+            "metric": self.metric,
+            "value": round(self.figure.value, 4),
+            "interval": [round(self.figure.low, 4), round(self.figure.high, 4)],
+            "target": str(self.target) if self.target else None,
+            "met": self.target.is_met(self.figure) if self.target else None,
+            "peers": {name: round(value, 4) for name, value in self.peers.items()},
+            "note": self.note,
+            "machine": machine(),
+            "versions": {**versions(), **self.peer_versions},
+        }
+
+
+def in_turns(sides: Mapping[str, Side], blocks: int = BLOCKS) -> dict[str, list[float]]:
+    """Run each side `blocks` times after once to warm up, forwards and backwards by turns.
+
+    Returns:
+        Each side's measurements; those of one position were made beside each other.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        side()
+    for block in range(blocks):
+        for name in list(sides)[:: 1 if block % 2 == 0 else -1]:
+            measured[name].append(sides[name]())
+            progress(f"block {block + 1} of {blocks}: {name}")
+    progress("")
+    return measured
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> Figure:
+    """Return the median of over ÷ under, block by block."""
+    return median([a / b for a, b in zip(over, under, strict=True)])
+
+
+def median(values: Sequence[float]) -> Figure:
+    """Return the median of measurements and its bootstrap interval of nine in ten."""
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(_SAMPLES))
+    return Figure(statistics.median(values), medians[_SAMPLES // 20], medians[-_SAMPLES // 20])
+
+
+def controlled(side: Side, blocks: int = BLOCKS) -> Figure:
+    """Measure a side against itself.
+
+    Raises:
+        BusyMachine: it is not as fast as itself.
+    """
+    measured = in_turns({"control a": side, "control b": side}, blocks)
+    figure = ratio(measured["control a"], measured["control b"])
+    if abs(figure.value - 1) > CONTROL:
+        raise BusyMachine(f"the same code is {figure} as fast as itself; at most 5 % apart is believed")
+    return figure
+
+
+def require_quiet(seconds: float = 2.0) -> None:
+    """Return if nobody else uses the machine.
+
+    Raises:
+        BusyMachine: somebody does.
+    """
+    before, now = _busy_ticks(), time.monotonic()
+    time.sleep(seconds)
+    cores = (_busy_ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - now)
+    if cores > BUSY and "--busy" not in sys.argv:
+        raise BusyMachine(
+            f"others use {cores:.2f} cores, more than {BUSY:g}; wait, or add --busy to measure anyway"
+        )
+
+
+def _busy_ticks() -> float:
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (
+        float(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return user + nice + system + irq + softirq + steal
+
+
+def on_core(core: int) -> None:
+    """Keep this process, and the threads it starts from now on, on one core."""
+    os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
+
+
+def machine() -> dict[str, object]:
+    """Return what the figures were measured on."""
+    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in line), "")
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "simd": [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in flags.split()],
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what was measured and of those it was measured against."""
+    found = {}
+    for name in (
+        "mlworker", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "google-cloud-pubsub",
+        "segment-anything", "sahi", "litserve", "celery",
+    ):  # fmt: skip
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write(name: str, rows: Sequence[Row]) -> Path:
+    """Print the rows and write them to `results/<name>.json`."""
+    for row in rows:
+        told = (
+            ""
+            if row.target is None
+            else f"  target {row.target}: {'met' if row.target.is_met(row.figure) else 'MISSED'}"
+        )
+        print(f"{row.id:6}{row.metric:60}{row.figure!s:>28}{told}")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps([row.as_json() for row in rows], indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def progress(text: str) -> None:
+    """Show where a long run is, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
