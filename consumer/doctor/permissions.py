@@ -62,7 +62,7 @@ async def subscription(site: Site) -> Findings:
     with suppress(Forbidden):  # of what does not exist nothing is permitted either; `exists` says that
         await site.subscription()
     name = site.settings.subscription_path
-    if await site.pubsub.permitted(name, ["pubsub.subscriptions.consume"]):
+    if await site.pubsub.permitted(name, "pubsub.subscriptions.consume"):
         yield ok(name, "pubsub.subscriptions.consume")
     else:
         yield error(
@@ -86,7 +86,7 @@ async def topics(site: Site) -> Findings:
         try:
             with suppress(Forbidden):
                 await site.pubsub.topic(name)
-            permitted = await site.pubsub.permitted(name, ["pubsub.topics.publish"])
+            permitted = await site.pubsub.permitted(name, "pubsub.topics.publish")
         except Skip as why:
             yield skipped(name, str(why))
             continue

@@ -22,8 +22,8 @@ from consumer.doctor.once import Once, aside
 T = TypeVar("T")
 
 REACHABLE = "pubsub.reachable"
-_RPC_TIMEOUT = 4.0
-"""Two calls, one after the other, fit into a check's time."""
+_CALL = {"retry": None, "timeout": 4.0}
+"""How each is asked: two calls, one after the other, fit into a check's time."""
 _CONTACT_TIMEOUT = LIMIT - 1.0
 
 
@@ -63,13 +63,7 @@ class PubSub:
         Raises:
             Missing, Forbidden, Unreachable, Unanswered: there is no telling.
         """
-        return await self._ask(
-            ("subscription", name),
-            lambda clients: clients.subscriber.get_subscription(
-                request={"subscription": name}, retry=None, timeout=_RPC_TIMEOUT
-            ),
-            f"{name} does not exist",
-        )
+        return await self._ask("subscription", name, lambda clients: _subscription(clients, name))
 
     async def topic(self, name: str) -> Any:
         """Return a topic (`google.pubsub_v1.types.Topic`) by its full name.
@@ -78,11 +72,7 @@ class PubSub:
             Missing, Forbidden, Unreachable, Unanswered: there is no telling.
         """
         return await self._ask(
-            ("topic", name),
-            lambda clients: clients.publisher.get_topic(
-                request={"topic": name}, retry=None, timeout=_RPC_TIMEOUT
-            ),
-            f"{name} does not exist",
+            "topic", name, lambda clients: clients.publisher.get_topic(request={"topic": name}, **_CALL)
         )
 
     async def subscriptions_of(self, topic: str) -> Sequence[str]:
@@ -93,32 +83,28 @@ class PubSub:
         """
         await self.topic(topic)  # an emulator says of a topic that does not exist that nobody listens to it
         return await self._ask(
-            ("subscriptions of", topic),
+            "subscriptions of",
+            topic,
             lambda clients: list(
-                clients.publisher.list_topic_subscriptions(
-                    request={"topic": topic}, retry=None, timeout=_RPC_TIMEOUT
-                )
+                clients.publisher.list_topic_subscriptions(request={"topic": topic}, **_CALL)
             ),
-            f"{topic} does not exist",
         )
 
-    async def permitted(self, resource: str, permissions: Sequence[str]) -> frozenset[str]:
-        """Return which of the permissions this identity has; of what does not exist, none.
+    async def permitted(self, resource: str, permission: str) -> bool:
+        """Tell whether this identity has the permission; on what does not exist it has none.
 
         Raises:
             Unsupported, Unreachable, Unanswered: there is no telling.
         """
-
-        def test(clients: _Clients) -> frozenset[str]:
-            answer = clients.publisher.test_iam_permissions(
-                request={"resource": resource, "permissions": list(permissions)},
-                retry=None,
-                timeout=_RPC_TIMEOUT,
-            )
-            return frozenset(answer.permissions)
-
+        request = {"resource": resource, "permissions": [permission]}
         try:
-            return await self._ask(("permitted", resource, *permissions), test, f"{resource} does not exist")
+            return await self._ask(
+                permission,
+                resource,
+                lambda clients: (
+                    permission in clients.publisher.test_iam_permissions(request=request, **_CALL).permissions
+                ),
+            )
         except Forbidden as error:
             # Anybody may ask what they may: it is the service that is switched off, or out of bounds.
             raise Unanswered(str(error)) from error
@@ -131,12 +117,10 @@ class PubSub:
         """
 
         def read(clients: _Clients) -> Mapping[str, frozenset[str]]:
-            policy = clients.publisher.get_iam_policy(
-                request={"resource": resource}, retry=None, timeout=_RPC_TIMEOUT
-            )
+            policy = clients.publisher.get_iam_policy(request={"resource": resource}, **_CALL)
             return {binding.role: frozenset(binding.members) for binding in policy.bindings}
 
-        return await self._ask(("grants", resource), read, f"{resource} does not exist")
+        return await self._ask("grants", resource, read)
 
     async def identity(self) -> str:
         """Return whose credentials these are; empty if they do not say.
@@ -156,16 +140,16 @@ class PubSub:
         if self._clients is not None:
             await aside(self._clients.channel.close)
 
-    async def _ask(self, key: Sequence[str], ask: Callable[[_Clients], T], missing: str) -> T:
+    async def _ask(self, what: str, name: str, ask: Callable[[_Clients], T]) -> T:
         await self.contact()
 
         async def answer() -> T:
             try:
                 return await self._answer(ask)
             except api.GoogleAPICallError as error:
-                raise _translated(error, missing) from error
+                raise _translated(error, name) from error
 
-        return await self._once.get(tuple(key), answer)
+        return await self._once.get((what, name), answer)
 
     async def _answer(self, ask: Callable[[_Clients], T]) -> T:
         clients = await self._once.get("clients", self._connect)
@@ -178,11 +162,7 @@ class PubSub:
     async def _contact(self) -> None:
         try:
             async with asyncio.timeout(_CONTACT_TIMEOUT):
-                await self._answer(
-                    lambda clients: clients.subscriber.get_subscription(
-                        request={"subscription": self._first}, retry=None, timeout=_RPC_TIMEOUT
-                    )
-                )
+                await self._answer(lambda clients: _subscription(clients, self._first))
         except (api.NotFound, api.InvalidArgument, api.Forbidden, api.MethodNotImplemented):
             return
         except api.GoogleAPICallError as error:
@@ -209,10 +189,14 @@ def _connected(endpoint: Endpoint) -> _Clients:
     )
 
 
-def _translated(error: api.GoogleAPICallError, missing: str) -> Skip | Unanswered:
+def _subscription(clients: _Clients, name: str) -> Any:
+    return clients.subscriber.get_subscription(request={"subscription": name}, **_CALL)
+
+
+def _translated(error: api.GoogleAPICallError, name: str) -> Skip | Unanswered:
     match error:
         case api.NotFound():
-            return Missing(missing)
+            return Missing(f"{name} does not exist")
         case api.InvalidArgument():
             return Missing(said(error))
         case api.Forbidden():

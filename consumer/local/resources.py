@@ -20,6 +20,8 @@ from consumer.settings import full_name
 
 ACK_DEADLINE = 10
 """Seconds, the shortest there is: the lease keeper must not need more."""
+DEAD_LETTER_ACK_DEADLINE = 600
+"""Seconds: people look at dead letters, and people are slow."""
 MAX_DELIVERY_ATTEMPTS = 100
 """The broker's own dead-lettering is only a net below the worker's."""
 _TIMEOUT = 20.0
@@ -94,11 +96,12 @@ def create_bucket(emulator: str, project: str, bucket: str) -> None:
 
 
 def _subscriptions(resources: Resources) -> list[types.Subscription]:
-    def of(name: str, topic: str, **policies: Any) -> types.Subscription:
+    def of(name: str, topic: str, ack_deadline: int = ACK_DEADLINE, **policies: Any) -> types.Subscription:
         return types.Subscription(
             name=resources.subscription(name),
             topic=resources.topic(topic),
-            ack_deadline_seconds=ACK_DEADLINE,
+            ack_deadline_seconds=ack_deadline,
+            expiration_policy=types.ExpirationPolicy(),  # never
             **policies,
         )
 
@@ -115,7 +118,7 @@ def _subscriptions(resources: Resources) -> list[types.Subscription]:
             ),
         ),
         of(resources.results_subscription, resources.results_topic),
-        of(resources.dead_letter_subscription, resources.dead_letter_topic),
+        of(resources.dead_letter_subscription, resources.dead_letter_topic, DEAD_LETTER_ACK_DEADLINE),
     ]
 
 

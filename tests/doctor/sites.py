@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.pubsub_v1 import types
 
@@ -28,6 +29,8 @@ REQUESTS, RESULTS, DEAD_LETTERS = (
 WORK, RESULTS_READ, DEAD_READ = (
     f"projects/{PROJECT}/subscriptions/{name}" for name in ("work", "results", "dead-letters")
 )
+PUBLIC = httpx.create_ssl_context(trust_env=False)
+"""As the site would make it for each question anew."""
 NEVER = types.ExpirationPolicy()
 GOOD_WORK: Mapping[str, Any] = {
     "ack_deadline_seconds": 60,
@@ -133,7 +136,7 @@ class Good:
     async def ask(self, check: str, **changes: Any) -> list[Finding]:
         """Run one check with settings changed; `store`, `tls` and so on are the site's own."""
         own = {name: changes.pop(name) for name in ("store", "tls", "device_folder") if name in changes}
-        own.setdefault("store", self.store)
+        own = {"store": self.store, "tls": PUBLIC, **own}
         online = changes.pop("online", True)
         [asked] = [known for known in CATALOGUE if known.id == check]
         async with open_site(self.given(**changes), online=online, **own) as site:

@@ -134,6 +134,18 @@ async def test_what_the_bucket_refuses_is_found(
     assert len(objects(good)) == ("delete" in refused)
 
 
+async def test_what_was_written_without_being_confirmed_is_not_left_behind(good: Good) -> None:
+    class Unconfirmed(FilesystemStore):
+        async def write(self, *args: Any, **options: Any) -> ObjectInfo:
+            await super().write(*args, **options)
+            raise StoreUnavailable("no answer")
+
+    findings = await good.ask("bucket.writable", store=Unconfirmed(good.folder / "buckets"))
+
+    assert [finding.severity for finding in findings] == [Severity.ERROR]
+    assert objects(good) == []
+
+
 async def test_on_an_emulator_of_cloud_storage_it_is_the_same(good: Good, fake_gcs: str) -> None:
     make_gcs_bucket(fake_gcs, "doctors-bucket")
     emulated = {"storage_emulator_host": fake_gcs, "bucket": "doctors-bucket", "store": None}
@@ -251,14 +263,23 @@ async def test_large_dead_letters_stay_as_long_as_dead_letters(good: Good, stora
     assert worst(await good.ask("bucket.lifecycle")) is Severity.OK
 
 
-async def test_objects_that_are_locked_are_an_error(good: Good, storage: Storage) -> None:
+@pytest.mark.parametrize(
+    ("locked", "option"),
+    [
+        ({"retentionPolicy": {"retentionPeriod": "86400"}}, "--clear-retention-period"),
+        ({"defaultEventBasedHold": True}, "--no-default-event-based-hold"),
+    ],
+)
+async def test_objects_that_are_locked_are_an_error(
+    good: Good, storage: Storage, locked: dict[str, Any], option: str
+) -> None:
     assert worst(await good.ask("bucket.retention")) is Severity.OK
-    storage.buckets[BUCKET] = {"retentionPolicy": {"retentionPeriod": "86400"}}
+    storage.buckets[BUCKET] = locked
 
-    findings = await good.ask("bucket.retention")
+    [finding] = await good.ask("bucket.retention")
 
-    assert worst(findings) is Severity.ERROR
-    assert f"gcloud storage buckets update gs://{BUCKET} --clear-retention-period" in said(findings)
+    assert finding.severity is Severity.ERROR
+    assert finding.fix == f"gcloud storage buckets update gs://{BUCKET} {option}"
 
 
 async def test_a_bucket_that_may_not_be_looked_at_is_skipped(good: Good, storage: Storage) -> None:

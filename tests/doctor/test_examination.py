@@ -18,11 +18,13 @@ from consumer.doctor.checks import Findings, Unanswered, check
 from consumer.doctor.examination import CATALOGUE, examine
 from consumer.doctor.findings import Finding, Severity, ok
 from consumer.doctor.site import Site, open_site
+from consumer.local.resources import Resources, create_resources
 from tests.doctor.sites import (
     DEAD_LETTERS,
     DEAD_READ,
     GOOD_DEAD_READ,
     GOOD_WORK,
+    PUBLIC,
     REQUESTS,
     RESULTS,
     RESULTS_READ,
@@ -38,7 +40,7 @@ QUIET = {Severity.OK, Severity.INFO, Severity.SKIPPED}
 
 
 async def examined(good: Good, *, online: bool = True, **changes: object) -> list[Finding]:
-    async with open_site(good.given(**changes), online=online, store=good.store) as site:
+    async with open_site(good.given(**changes), online=online, store=good.store, tls=PUBLIC) as site:
         return await examine(site)
 
 
@@ -55,6 +57,9 @@ async def test_a_good_site_has_nothing_to_mend(good: Good, storage: Storage) -> 
         "callback.reachable", "callback.certificate", "callback.key", "callback.oidc",
     }  # fmt: skip
     assert {f.check for f in findings} == {known.id for known in CATALOGUE} - applies_elsewhere
+    well = {f.check for f in findings if f.severity in (Severity.OK, Severity.INFO)}
+    groups = ("time.", "names.", "pubsub.", "subscription.", "dead_letters.", "results.", "bucket.")
+    assert {known.id for known in CATALOGUE if known.id.startswith(groups)} <= well
 
 
 async def test_many_things_wrong_are_all_found(good: Good, storage: Storage) -> None:
@@ -88,6 +93,14 @@ async def test_offline_only_what_needs_no_network_is_looked_at(good: Good) -> No
     assert troubles(findings) == {}
     assert {f.check for f in findings} <= {known.id for known in CATALOGUE if not known.needs_network}
     assert {"time.drain", "models.weights", "presets.pipelines"} <= {f.check for f in findings}
+
+
+def test_nothing_is_wrong_with_what_local_mode_makes(good: Good) -> None:
+    create_resources(Resources(), Endpoint(emulator=good.server.address))
+
+    findings = asyncio.run(examined(good, **Resources().settings))
+
+    assert troubles(findings) == {"dead_letters.retention": Severity.WARNING}  # Google's emulator keeps 7 d
 
 
 # ---------------------------------------------------------------------------- checks that fail

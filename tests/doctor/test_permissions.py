@@ -143,7 +143,15 @@ async def test_whose_permissions_they_are_is_said_and_who_lacks_them_is_named_in
     good.server.permitted = {}
     connected, here = pubsub._connected, Endpoint(emulator=good.server.address)
     worker = "worker@nursery.iam.gserviceaccount.com"
-    monkeypatch.setattr(pubsub, "_connected", lambda _: replace(connected(here), identity=worker))
+
+    class OfAPod:
+        """Credentials that learn whose they are with their first token, as those of the metadata server."""
+
+        @property
+        def service_account_email(self) -> str:
+            return worker if good.server.calls("GetSubscription") else "default"
+
+    monkeypatch.setattr(pubsub, "_connected", lambda _: replace(connected(here), credentials=OfAPod()))
 
     [identity] = await good.ask("permissions.identity", pubsub_emulator_host=None)
     [consume] = await good.ask("permissions.subscription", pubsub_emulator_host=None)

@@ -200,6 +200,28 @@ async def test_a_bucket_that_announces_nothing_is_found(good: Good, storage: Sto
     )
 
 
+@pytest.mark.parametrize(
+    ("prefix", "announced", "severity"),
+    [
+        ("{tenant_id}/originals/", "acme/", Severity.WARNING),
+        ("incoming/{tenant_id}/", "incoming/acme/", Severity.WARNING),
+        ("incoming/{tenant_id}/", "elsewhere/", Severity.WARNING),
+        ("incoming/{tenant_id}/", "incoming/", Severity.OK),
+        ("incoming/{tenant_id}/", "in", Severity.OK),
+    ],
+)
+async def test_a_bucket_that_announces_only_a_part_is_found(
+    good: Good, storage: Storage, prefix: str, announced: str, severity: Severity
+) -> None:
+    topic = f"//pubsub.googleapis.com/{REQUESTS}"
+    storage.notifications[BUCKET] = [{"topic": topic, "object_name_prefix": announced}]
+
+    findings = await good.ask("routes.notifications", **routes(good, route(prefix=prefix)))
+
+    assert worst(findings) is severity
+    assert severity is Severity.OK or f"announces only {announced}…" in said(findings)
+
+
 async def test_an_emulator_that_knows_no_notifications_is_no_error(good: Good, storage: Storage) -> None:
     assert worst(await good.ask("routes.notifications", **routes(good, route()))) is Severity.SKIPPED
 

@@ -42,14 +42,10 @@ async def test_times_that_do_not_fit_are_found(
 @pytest.mark.parametrize(
     ("check", "settings"),
     [
-        ("time.lease", {}),
-        ("time.callback", {}),
-        ("time.drain", {}),
         ("time.drain", {"grace_period": 315.0}),
         ("time.drain", {"drain_mode": "abort", "grace_period": 15.0}),
         ("time.pipeline", {"pipeline_timeout": 300.0}),
         ("time.pipeline", {"drain_mode": "abort"}),
-        ("time.hold", {}),
     ],
 )
 async def test_of_times_that_fit_nothing_is_said(good: Good, check: str, settings: dict[str, Any]) -> None:
