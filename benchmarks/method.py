@@ -1,9 +1,10 @@
 """How everything here is measured: all sides in one run and in turns, medians, and how sure they are.
 
 A figure is a ratio of two sides that were measured by turns (A B B A ...) in blocks of a few seconds, so
-that whatever else the machine does meets both. What is reported is the median of the blocks' ratios and a bootstrap
-interval of it; a target is met when the interval's worse end meets it. Beside each run stands a control: one
-side against itself. A machine that is busy with something else, or whose control is off, gives no figures.
+that whatever else the machine does meets both. What is reported is the median of the blocks' ratios and a
+bootstrap interval of it; a target is met when the interval's worse end meets it. Beside each run stands a
+control: one side against itself. A machine that is busy with something else, or whose control is off, gives
+no figures.
 """
 
 from __future__ import annotations
