@@ -5,33 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import orjson
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from consumer.broker import Delivery
 from consumer.errors import MalformedMessage
 from consumer.jobs import Ids, Job, Source, result_id
 from consumer.pipeline.definition import (
+    MAX_SETTINGS_BYTES,
     definition_problems,
     limit_problems,
     read_definition,
     size_problems,
 )
+from consumer.pipeline.parameters import MAX_UNREAD
 from consumer.pipeline.problems import Problem, problems_of
 from consumer.presets import Presets, with_confidence
 from consumer.routes import Routes, is_our_own
+from contracts.base import Contract, JsonObject
 from contracts.dead_letter import replays_of
 from contracts.notification import EventType, StorageNotification
-from contracts.request import NamedPipelineRequest, ProcessingRequest, check_tenant_id, split_object_url
+from contracts.request import (
+    MAX_URL,
+    NamedPipelineRequest,
+    ObjectUrl,
+    ProcessingRequest,
+    TenantId,
+    check_tenant_id,
+    split_object_url,
+)
 
 FORCE = "mlworker-force"
 OUTPUT_MARK = "mlworker-output"
 """Metadata of every object the worker writes; the value is the object's own `bucket/name`."""
-MAX_UNREAD = 20
-"""Unknown keys that a result names."""
 
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C trace context, version 00."""
@@ -68,14 +76,8 @@ class Decoder:
         if "eventType" in delivery.attributes and "bucketId" in delivery.attributes:
             return self._notification(delivery)
         if len(delivery.data) > self.max_bytes:
-            raise MalformedMessage(
-                [
-                    Problem(
-                        "(message)",
-                        f"{len(delivery.data)} bytes; at most {self.max_bytes} are read (MAX_MESSAGE_BYTES)",
-                    )
-                ]
-            )
+            size = f"{len(delivery.data)} bytes; at most {self.max_bytes} are read (MAX_MESSAGE_BYTES)"
+            raise MalformedMessage([Problem("(message)", size)])
         raw = _json(delivery.data)
         if "pipeline_definition" not in raw and "pipeline" in raw:
             return self._named(raw, delivery)
@@ -124,13 +126,13 @@ class Decoder:
             return Ignored("no_route")
         return Notified(notification)
 
-    def _request(self, raw: dict[str, Any], delivery: Delivery) -> Job:
+    def _request(self, raw: JsonObject, delivery: Delivery) -> Job:
         definition = raw.get("pipeline_definition")
         problems = [
             Problem(f"pipeline_definition.{problem.path}", problem.message)
             for problem in limit_problems(definition)
         ]
-        problems += size_problems(raw.get("settings"), "settings")
+        problems += size_problems(raw.get("settings"), "settings", MAX_SETTINGS_BYTES)
         if problems:
             raise MalformedMessage(problems)
         _check_nesting(raw)
@@ -153,7 +155,7 @@ class Decoder:
             warnings=_unread("", request.model_extra),
         )
 
-    def _named(self, raw: dict[str, Any], delivery: Delivery) -> Job:
+    def _named(self, raw: JsonObject, delivery: Delivery) -> Job:
         _check_nesting(raw)
         try:
             request = NamedPipelineRequest.model_validate(raw)
@@ -188,6 +190,19 @@ class Decoder:
         )
 
 
+class _Whose(Contract):
+    """What must be right about a message for its sender to be told anything."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    tenant_id: TenantId
+    session_id: UUID
+    image_id: UUID
+
+
+_URL: TypeAdapter[str] = TypeAdapter(ObjectUrl)
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What can still be read of a message that could not be decoded: enough to tell the backend."""
@@ -201,20 +216,16 @@ def known_of(data: bytes) -> Known | None:
     """Return whose photo an undecodable message is about, if at least that can be read."""
     try:
         raw = _json(data)
-        ids = TypeAdapter(Ids).validate_python(
-            {
-                "tenant_id": check_tenant_id(raw["tenant_id"]),
-                "session_id": raw["session_id"],
-                "image_id": raw["image_id"],
-            }
-        )
-    except (MalformedMessage, ValueError, TypeError, KeyError):
+        whose = _Whose.model_validate(raw)
+    except (MalformedMessage, ValidationError):
         return None
     try:
-        source = Source(*split_object_url(raw["image_url"]))
-    except (ValueError, TypeError, KeyError):
+        source = Source(*split_object_url(_URL.validate_python(raw.get("image_url"))))
+    except ValidationError:
         source = None
-    return Known(ids, source, _text(raw.get("callback_url")))
+    callback_url = _text(raw.get("callback_url"))
+    told = callback_url if callback_url and len(callback_url) <= MAX_URL else None
+    return Known(Ids(whose.tenant_id, whose.session_id, whose.image_id), source, told)
 
 
 def _fraction(options: Mapping[str, JsonValue], name: str) -> float:
@@ -225,7 +236,7 @@ def _fraction(options: Mapping[str, JsonValue], name: str) -> float:
     return value
 
 
-def _check_nesting(raw: dict[str, Any]) -> None:
+def _check_nesting(raw: JsonObject) -> None:
     """Refuse what can be read, but is too deep to be named in a problem or hashed into an identity."""
     try:
         orjson.dumps(raw)
@@ -233,7 +244,7 @@ def _check_nesting(raw: dict[str, Any]) -> None:
         raise MalformedMessage([Problem("(message)", f"nested too deep: {str(error).lower()}")]) from error
 
 
-def _json(data: bytes) -> dict[str, Any]:
+def _json(data: bytes) -> JsonObject:
     try:
         raw = orjson.loads(data)
     except orjson.JSONDecodeError as error:

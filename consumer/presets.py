@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -29,7 +28,7 @@ class Preset:
     """One named pipeline."""
 
     definition: PipelineDefinition
-    raw: dict[str, Any]
+    raw: JsonValue
     """The definition as the file has it: part of the identity of the work."""
     settings: Mapping[str, JsonValue] = field(default_factory=dict)
 
@@ -73,7 +72,7 @@ def parse_presets(content: object, where: str) -> Presets:
     found: dict[str, Preset] = {}
     problems = _settings_problems(settings)
     for name, steps in content["pipelines"].items():
-        raw = {"steps": [_element(step) for step in steps]} if isinstance(steps, list) else {"steps": steps}
+        raw: JsonValue = {"steps": [*map(_element, steps)] if isinstance(steps, list) else steps}
         definition, wrong = read_definition(raw)
         problems += [Problem(f"pipelines.{name}.{problem.path}", problem.message) for problem in wrong]
         if definition is not None:
@@ -83,16 +82,17 @@ def parse_presets(content: object, where: str) -> Presets:
     return Presets(found)
 
 
-def with_confidence(raw: dict[str, Any], confidence: float) -> dict[str, Any]:
+def with_confidence(raw: JsonValue, confidence: float) -> JsonValue:
     """Return the definition with every detection's confidence set, as `options.confidence_override` asks."""
+    if isinstance(raw, list):
+        return [with_confidence(element, confidence) for element in raw]
+    if not isinstance(raw, dict):
+        return raw
     if raw.get("name") in ("detection", "sahi_detection"):
-        return {**raw, "kwargs": {**raw.get("kwargs", {}), "confidence": confidence}}
-    inner: dict[str, Any] = {
-        key: with_confidence(raw[key], confidence) for key in ("group", "callback", "body") if raw.get(key)
-    }
-    if "steps" in raw:
-        inner["steps"] = [with_confidence(element, confidence) for element in raw["steps"]]
-    return {**raw, **inner}
+        kwargs = raw.get("kwargs")
+        return {**raw, "kwargs": {**(kwargs if isinstance(kwargs, dict) else {}), "confidence": confidence}}
+    inner = [key for key in ("steps", "group", "callback", "body") if key in raw]
+    return {**raw, **{key: with_confidence(raw[key], confidence) for key in inner}}
 
 
 def _settings_problems(settings: object) -> list[Problem]:
@@ -107,7 +107,7 @@ def _settings_problems(settings: object) -> list[Problem]:
     return []
 
 
-def _element(step: object) -> object:
+def _element(step: JsonValue) -> JsonValue:
     if isinstance(step, str):
         return {"type": "step", "name": _OLD_NAMES.get(step, step)}
     return step

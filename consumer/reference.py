@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pydantic import JsonValue
+from pydantic.json_schema import JsonSchemaValue
 
 from consumer.pipeline.problems import nearest
+from contracts.base import JsonObject
 from pipeline_steps.registry import Step, load_steps, settings_read_by
 
 
@@ -31,7 +32,7 @@ class Setting:
         """The default as a person reads it."""
         return "required" if self.required else _shown(self.default)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Return it for machines."""
         return asdict(self)
 
@@ -67,7 +68,7 @@ class StepEntry:
     """Artifacts it reads, and whether it cannot do without."""
     outputs: Sequence[str]
     parameters: Sequence[Parameter]
-    schema: Mapping[str, Any]
+    schema: JsonSchemaValue
     """JSON Schema of its `kwargs`."""
 
     @property
@@ -80,7 +81,7 @@ class StepEntry:
         """The outputs in a line."""
         return ", ".join(self.outputs)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Return it for machines."""
         return {
             "name": self.name,
@@ -89,7 +90,7 @@ class StepEntry:
             "inputs": dict(self.inputs),
             "outputs": list(self.outputs),
             "params": [asdict(parameter) for parameter in self.parameters],
-            "schema": dict(self.schema),
+            "schema": self.schema,
         }
 
 
@@ -143,7 +144,7 @@ def _details(docstring: str) -> str:
     return docstring.partition("\n")[2].partition("\nRaises:")[0].strip()
 
 
-def _parameters(step: Step, schema: Mapping[str, Any]) -> Iterator[Parameter]:
+def _parameters(step: Step, schema: JsonSchemaValue) -> Iterator[Parameter]:
     setting_of = {parameter: name for name, parameter in settings_read_by(step.params).items()}
     required = schema.get("required", ())
     for name, one in schema.get("properties", {}).items():
@@ -157,7 +158,7 @@ def _parameters(step: Step, schema: Mapping[str, Any]) -> Iterator[Parameter]:
         )
 
 
-def _type(schema: Mapping[str, Any], named: Mapping[str, Any]) -> str:
+def _type(schema: JsonSchemaValue, named: Mapping[str, JsonSchemaValue]) -> str:
     """Say what a JSON Schema allows in a few words: `number 0 to 1`, `list of text`, `iou | ios`."""
     if "$ref" in schema:
         return _type(named[schema["$ref"].rpartition("/")[2]], named)
@@ -180,7 +181,7 @@ def _type(schema: Mapping[str, Any], named: Mapping[str, Any]) -> str:
             return str(kind or "anything")
 
 
-def _limits(schema: Mapping[str, Any]) -> str:
+def _limits(schema: JsonSchemaValue) -> str:
     over, least = schema.get("exclusiveMinimum"), schema.get("minimum")
     under, most = schema.get("exclusiveMaximum"), schema.get("maximum")
     if least is not None and most is not None:
@@ -189,7 +190,7 @@ def _limits(schema: Mapping[str, Any]) -> str:
     return ", ".join(f"{sign} {limit:g}" for sign, limit in signs if limit is not None)
 
 
-def _json(value: Any) -> JsonValue:
+def _json(value: object) -> JsonValue:
     """Return a default as JSON has it."""
     if isinstance(value, tuple | list):
         return [_json(item) for item in value]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import Field, JsonValue, ValidationError
@@ -47,7 +46,7 @@ class Route:
     bucket: str
     pattern: re.Pattern[str]
     definition: PipelineDefinition
-    raw: Mapping[str, Any]
+    raw: Mapping[str, JsonValue]
     settings: Mapping[str, JsonValue]
     callback: bool | str
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import uuid4
 
 import orjson
 
 from consumer.validation import validate_json
+from contracts.base import JsonObject
 
 
 class InvalidRequest(ValueError):
@@ -30,7 +30,7 @@ def request_of(
     session: str | None = None,
     image_id: str | None = None,
     callback_url: str | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the request's body.
 
     Args:
@@ -48,7 +48,7 @@ def request_of(
         definition = orjson.loads(pipeline)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"pipeline: not JSON: {error}") from error
-    request = {
+    request: JsonObject = {
         "tenant_id": tenant,
         "session_id": session or str(uuid4()),
         "image_id": image_id or str(uuid4()),
@@ -68,7 +68,7 @@ def request_of(
 
 
 async def submit_request(
-    request: dict[str, Any], project: str, topic: str, emulator: str | None, *, force: bool, timeout: float
+    request: JsonObject, project: str, topic: str, emulator: str | None, *, force: bool, timeout: float
 ) -> str:
     """Publish the request and return the message's id.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import orjson
 from pydantic import JsonValue
@@ -21,6 +20,7 @@ from consumer.pipeline.parse import InvalidPipeline, parse
 from consumer.pipeline.problems import ROOT, Problem
 from consumer.presets import InvalidPresets, load_presets, parse_presets
 from consumer.routes import Routes
+from contracts.base import JsonObject
 from contracts.pipeline import PipelineDefinition
 from pipeline_steps.models import ModelCatalogue
 from pipeline_steps.registry import StepRegistry, load_steps
@@ -37,13 +37,13 @@ class Report:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Return the report for machines."""
         return {
             "valid": not self.problems,
             "what": self.what,
             "problems": [{"path": problem.path, "message": problem.message} for problem in self.problems],
-            "warnings": list(self.warnings),
+            "warnings": [*self.warnings],
         }
 
 
@@ -88,7 +88,7 @@ class _Checker:
     steps: StepRegistry
     models: ModelCatalogue | None
 
-    def tenants_configuration(self, raw: dict[str, Any]) -> Report:
+    def tenants_configuration(self, raw: JsonObject) -> Report:
         settings = raw.get("settings")
         if not isinstance(settings, dict | None):
             wrong = Problem("settings", f"expected an object, got {type(settings).__name__}")
@@ -103,7 +103,7 @@ class _Checker:
             return Report(what, tuple(_under(prefix, problem) for problem in problems))
         return self._parsed(what, definition, settings, prefix)
 
-    def message(self, raw: dict[str, Any]) -> Report:
+    def message(self, raw: JsonObject) -> Report:
         is_request = "pipeline_definition" in raw or "pipeline" not in raw
         what = "a processing request" if is_request else "a named-pipeline message"
         delivery = Delivery("", "validated", orjson.dumps(raw), {}, datetime.now(UTC), None)
@@ -117,7 +117,7 @@ class _Checker:
         report = self._parsed(what, job.definition, job.settings, prefix)
         return Report(what, report.problems, (*job.warnings, *report.warnings))
 
-    def presets(self, raw: dict[str, Any]) -> Report:
+    def presets(self, raw: JsonObject) -> Report:
         what = "a presets file"
         try:
             presets = parse_presets(raw, "presets")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import TypeAlias
+
+from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic.alias_generators import to_camel
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+"""A JSON object that no contract has read yet, or that is about to be written."""
 
 
 class Contract(BaseModel):

@@ -27,5 +27,5 @@ class StorageNotification(Contract):
     event_type: str = Field(alias="eventType", min_length=1)
     bucket: str = Field(alias="bucketId", min_length=3, max_length=222)
     name: str = Field(alias="objectId", min_length=1, max_length=1024)
-    generation: int = Field(alias="objectGeneration", gt=0)
+    generation: int = Field(alias="objectGeneration", gt=0, lt=2**63)
     payload_format: str = Field(default="NONE", alias="payloadFormat")

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonVal
 from contracts.base import Contract
 from contracts.pipeline import PipelineDefinition
 
+MAX_URL = 2048
+"""Characters of a url, be it of the photo or of the callback."""
 RESERVED_TENANTS = frozenset({"models", "results", "processed", "originals", "dead-letters"})
 """Names that are folders of ours, or would be read as one."""
 
@@ -54,7 +56,7 @@ def _unset_is_empty(value: object) -> object:
 Settings = Annotated[dict[str, JsonValue], BeforeValidator(_unset_is_empty)]
 TenantId = Annotated[str, AfterValidator(check_tenant_id), _in_schema(_TENANT)]
 ObjectUrl = Annotated[
-    str, Field(max_length=2048), AfterValidator(_check_object_url), _in_schema(re.compile("gs://.+/.+"))
+    str, Field(max_length=MAX_URL), AfterValidator(_check_object_url), _in_schema(re.compile("gs://.+/.+"))
 ]
 
 
@@ -74,7 +76,7 @@ class ProcessingRequest(Contract):
     pipeline_definition: PipelineDefinition
     settings: Settings = Field(default_factory=dict)
     """Defaults for the parameters of steps that declare to read them; `null` means unset."""
-    callback_url: str | None = Field(default=None, max_length=2048)
+    callback_url: str | None = Field(default=None, max_length=MAX_URL)
 
 
 class NamedPipelineRequest(Contract):
@@ -88,4 +90,4 @@ class NamedPipelineRequest(Contract):
     image_url: ObjectUrl
     pipeline: str = Field(min_length=1, max_length=64)
     options: dict[str, JsonValue] | None = None
-    callback_url: str | None = Field(default=None, max_length=2048)
+    callback_url: str | None = Field(default=None, max_length=MAX_URL)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaValue
 
 from contracts.callback import ErrorCallback, LegacyCallback, ResultsCallback, SessionStatus
 from contracts.dead_letter import DeadLetterAttributes, StoredMessage
@@ -30,7 +30,7 @@ CONTRACTS: Mapping[str, type[BaseModel]] = {
 }
 
 
-def json_schemas() -> dict[str, dict[str, Any]]:
+def json_schemas() -> dict[str, JsonSchemaValue]:
     """Return the schema of each contract, keyed by its file's stem."""
     return {
         name: {

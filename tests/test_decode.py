@@ -206,9 +206,36 @@ class TestRequests:
             )["pipeline_definition.steps"]
         )
 
-    def test_settings_are_limited_as_a_definition_is(self) -> None:
+    def test_settings_are_limited_too(self) -> None:
         assert problems({**REQUEST, "settings": {"species": ["ficus"] * 40_000}}) == {
-            "settings": "320013 bytes of JSON; at most 262144 are allowed"
+            "settings": "320013 bytes of JSON; at most 65536 are allowed"
+        }
+
+    def test_of_very_many_problems_only_the_first_are_told(self) -> None:
+        found = problems({**REQUEST, "pipeline_definition": {"steps": list(range(500))}})
+
+        assert len(found) == 101
+        assert found["pipeline_definition.steps.99"].startswith("should be")
+        assert found["(root)"] == "400 more problems"
+
+    @pytest.mark.parametrize("name", ["x" * 100_000, "-eyJaaaaaaaa" * 9_000, "https://" * 12_000])
+    def test_a_key_of_any_length_makes_no_long_problem(self, name: str) -> None:
+        """What is told of a message is searched for secrets, which takes long in a very long word."""
+        definition = {"steps": [{"type": "step", "name": "detection", name: 1}, {"type": name}]}
+
+        for path, message in problems({**REQUEST, "pipeline_definition": definition}).items():
+            assert path.startswith("pipeline_definition.steps.")
+            assert max(len(path), len(message)) < 1010
+
+    def test_elements_in_their_millions_are_not_walked_through(self) -> None:
+        steps = b"[%s{}]" % (b"{}," * 300_000)
+        data = (
+            orjson.dumps(without("pipeline_definition"))[:-1]
+            + b',"pipeline_definition":{"steps":%s}}' % steps
+        )
+
+        assert problems(data) == {
+            "pipeline_definition.steps": "at least 300001 elements; at most 512 are allowed"
         }
 
     @pytest.mark.parametrize("depth", [250, 300, 900, 1020])
@@ -427,6 +454,8 @@ class TestNotifications:
             ({"objectGeneration": "soon"}, "objectGeneration"),
             ({"objectGeneration": "0"}, "objectGeneration"),
             ({"objectGeneration": "-1"}, "objectGeneration"),
+            ({"objectGeneration": str(2**63)}, "objectGeneration"),
+            ({"objectGeneration": "9" * 400}, "objectGeneration"),
             ({"bucketId": "b"}, "bucketId"),
             ({"objectId": "x" * 1025}, "objectId"),
         ],
@@ -528,12 +557,18 @@ class TestWhatCanStillBeKnown:
     def test_without_right_ids_nobody_is_told_anything(self, changes: dict[str, Any]) -> None:
         assert known_of(orjson.dumps({**REQUEST, **changes})) is None
 
-    @pytest.mark.parametrize("url", [None, 5, "x", "gs://b"])
+    @pytest.mark.parametrize("url", [None, 5, "x", "gs://b", "gs://bucket/" + "x" * 2048])
     def test_without_a_right_url_at_least_the_ids_are_known(self, url: Any) -> None:
         known = known_of(orjson.dumps({**REQUEST, "image_url": url, "callback_url": 5}))
 
         assert isinstance(known, Known)
         assert (known.source, known.callback_url) == (None, None)
+
+    def test_nor_is_a_callback_of_a_length_that_is_refused(self) -> None:
+        known = known_of(orjson.dumps({**REQUEST, "callback_url": "https://b.example/" + "x" * 2048}))
+
+        assert known is not None
+        assert known.callback_url is None
 
 
 class TestFiles:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import JsonValue
 
+from contracts.base import JsonObject
 from contracts.builders import pipeline, step
 from contracts.pipeline import PipelineDefinition, StepDefinition
 from pipeline_steps.models import ModelKind, ModelSpec
@@ -52,7 +52,7 @@ def _has(models: Mapping[str, ModelSpec], name: str, kind: ModelKind) -> bool:
 
 def route_of(
     bucket: str, definition: PipelineDefinition, settings: Mapping[str, JsonValue] | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the route that starts `definition` for photos that land in a tenant's originals."""
     return {
         "bucket": bucket,

@@ -166,6 +166,7 @@ class _Execution:
         self.run.check_time()
         step = call.step
         context = self.run.context(path, call.number, items, call.timeout_s)
+        # Whatever the step's signature names: it was checked when the step was registered.
         arguments: dict[str, Any] = {argument: seen.get(kind) for argument, kind in step.reads.items()}
         if step.params_argument:
             arguments[step.params_argument] = call.params

@@ -10,6 +10,8 @@ from pydantic import JsonValue, ValidationError
 from consumer.pipeline.problems import ROOT, Problem, nearest, problems_of
 from pipeline_steps.registry import Scope, Step, StepParams, StepRegistry, settings_read_by
 
+MAX_UNREAD = 20
+"""Keys that nothing reads and that a result names."""
 _IGNORED_SETTINGS = {
     "pipeline_name": "",  # names the pipeline in the callback's metadata
     "output_dir": "pictures are drawn in memory, no folder is needed",
@@ -54,12 +56,17 @@ class ParameterReader:
         return params, [Problem(place(name), message) for name, message in params.problems(scope)]
 
     def warnings(self, steps: StepRegistry) -> list[str]:
-        """Return which settings nothing reads."""
+        """Return which settings nothing reads; of very many, only the first."""
         known = steps.known_settings()
-        found = []
-        for name in self.settings:
-            if _IGNORED_SETTINGS.get(name):
-                found.append(f"settings.{name}: ignored: {_IGNORED_SETTINGS[name]}")
-            elif name not in known and name not in _IGNORED_SETTINGS:
-                found.append(f"settings.{name}: no step reads it; {nearest(name, known)}")
-        return found
+        found = [
+            f"settings.{name}: ignored: {why}"
+            for name, why in _IGNORED_SETTINGS.items()
+            if why and name in self.settings
+        ]
+        unread = [name for name in self.settings if name not in known and name not in _IGNORED_SETTINGS]
+        found += [
+            f"settings.{name[:80]}: no step reads it; {nearest(name[:80], known)}"
+            for name in unread[:MAX_UNREAD]
+        ]
+        more = len(unread) - MAX_UNREAD
+        return [*found, f"settings: {more} more that no step reads"] if more > 0 else found

@@ -12,7 +12,7 @@ from consumer.pipeline.definition import MAX_NODES
 from consumer.pipeline.flow import GIVEN, Fact, Flow, joined
 from consumer.pipeline.nodes import Chain, Chord, Group, Map, Node, Pipeline, StepCall
 from consumer.pipeline.parameters import ParameterReader
-from consumer.pipeline.problems import Problem, nearest
+from consumer.pipeline.problems import MAX_PROBLEMS, ROOT, Problem, nearest
 from contracts.pipeline import (
     ChainDefinition,
     ChordDefinition,
@@ -69,7 +69,7 @@ def parse(
     root, _ = parser.chain(definition, "", flow)
     parser.check_numbers()
     if parser.problems:
-        raise InvalidPipeline(list(dict.fromkeys(parser.problems)))
+        raise InvalidPipeline(list(parser.problems))
     warnings = [*parser.parameters.warnings(steps), *parser.warnings]
     return Pipeline(root, tuple(dict.fromkeys(warnings)))
 
@@ -86,7 +86,7 @@ class _Parser:
         self.parameters = parameters
         self.models = models
         self.pipeline_timeout = pipeline_timeout
-        self.problems: list[Problem] = []
+        self.problems: dict[Problem, None] = {}
         self.warnings: list[str] = []
         self._map_depth = 0
         self._numbers = 0
@@ -201,7 +201,7 @@ class _Parser:
         number = self._next_number()
         scope = Scope(self.models, self._map_depth > 0, _labels(flow))
         params, problems = self.parameters.read(step, definition.kwargs, path, scope)
-        self.problems += problems
+        self._found(*problems)
         needs = step.requires | (params.needs() if params else frozenset())
         for kind in sorted(needs, key=lambda kind: kind.__name__):
             self._check_input(kind, path, flow, step.name)
@@ -272,7 +272,13 @@ class _Parser:
         return self._numbers - 1
 
     def _problem(self, path: str, message: str) -> None:
-        self.problems.append(Problem(path, message))
+        self._found(Problem(path, message))
+
+    def _found(self, *problems: Problem) -> None:
+        self.problems.update(dict.fromkeys(problems))
+        if len(self.problems) > MAX_PROBLEMS:  # one long setting may be wrong anew for each of 512 steps
+            named = list(self.problems)[:MAX_PROBLEMS]
+            raise InvalidPipeline([*named, Problem(ROOT, "more is wrong than is named here")])
 
 
 def _labels(flow: Flow) -> frozenset[str] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -14,6 +13,11 @@ from consumer.redaction import redacted
 
 ROOT = "(root)"
 """The path of what concerns the whole input."""
+
+MAX_PROBLEMS = 100
+"""Problems of one input that are named; of a list of forty thousand numbers each may be one."""
+MAX_LENGTH = 1000
+"""Characters of a problem's path and of its message: either may quote a key or a name, however long it is."""
 
 _ELEMENT_TYPES = frozenset({"step", "chain", "group", "chord", "map"})
 
@@ -24,6 +28,11 @@ class Problem:
 
     path: str
     message: str
+
+    def __post_init__(self) -> None:
+        for name, text in (("path", self.path), ("message", self.message)):
+            if len(text) > MAX_LENGTH:
+                object.__setattr__(self, name, f"{text[:MAX_LENGTH]}...")
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
@@ -39,13 +48,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def problems_of(error: ValidationError, names: Mapping[str, Iterable[str]] | None = None) -> list[Problem]:
-    """Return what pydantic found, with the paths a reader of the JSON expects.
+    """Return what pydantic found, with the paths a reader of the JSON expects; of very much, only the first.
 
     Args:
         error: the failed validation.
         names: for a path's parent, the names known there; used to suggest the nearest for an unknown key.
     """
-    return [_problem(detail, names or {}) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)
+    found = [_problem(detail, names or {}) for detail in details[:MAX_PROBLEMS]]
+    more = len(details) - len(found)
+    return [*found, Problem(ROOT, f"{more} more problems")] if more else found
 
 
 def _problem(detail: ErrorDetails, names: Mapping[str, Iterable[str]]) -> Problem:
@@ -82,7 +94,7 @@ def _message(detail: ErrorDetails) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         text = redacted(repr(value)[:1000])  # a callback_url's query may be a secret
     except RecursionError:

@@ -193,7 +193,7 @@ class TestLimits:
     def test_there_may_be_so_many_elements_and_no_more(self) -> None:
         assert problems({"steps": [STEP] * MAX_NODES}) == []
         assert problems({"steps": [STEP] * (MAX_NODES + 1)}) == [
-            ("steps", "513 elements; at most 512 are allowed")
+            ("steps", "at least 513 elements; at most 512 are allowed")
         ]
 
     def test_elements_are_counted_wherever_they_are(self) -> None:

@@ -11,6 +11,7 @@ from consumer.pipeline.parse import InvalidPipeline, parse
 from contracts.builders import chain, chord, group, map_, pipeline, step
 from contracts.pipeline import ElementDefinition
 from pipeline_steps.artifacts import Image
+from pipeline_steps.registry import load_steps
 from tests.pipeline.toys import Toys
 
 
@@ -395,6 +396,29 @@ class TestLimits:
     def test_a_definition_built_in_python_has_the_limit_of_one_that_was_read(self, toys: Toys) -> None:
         assert problems(toys, *[step("find")] * 512) == []
         assert problems(toys, *[step("find")] * 513) == [("steps", "513 elements; at most 512 are allowed")]
+
+    def test_what_is_wrong_in_thousands_of_places_is_told_in_a_hundred(self) -> None:
+        """Five hundred steps read the setting, and each would find ten thousand things wrong with it."""
+        readers = [step("species_distributor")] * 500
+
+        with pytest.raises(InvalidPipeline) as refused:
+            parse(
+                pipeline(step("segmentation"), step("detection"), *readers),
+                load_steps(plugins=False),
+                settings={"species": list(range(10_000))},
+            )
+
+        told = [problem.path for problem in refused.value.problems]
+        assert told == [*(f"settings.species.{i}" for i in range(100)), "(root)"]
+
+    def test_of_very_many_settings_that_nothing_reads_only_some_are_named(self, toys: Toys) -> None:
+        unread = {f"{i:03}-{'x' * 100}": 1 for i in range(500)}
+
+        told = warnings(toys, step("find"), settings=unread)
+
+        assert len(told) == 21
+        assert told[-1] == "settings: 480 more that no step reads"
+        assert max(map(len, told)) < 300
 
     def test_the_last_call_still_has_room_for_its_identities(self, toys: Toys) -> None:
         *_, last = toys.parse(*[step("find")] * 512).calls()
