@@ -69,7 +69,9 @@ class TorchLoader:
             ModelUnavailable: see `weights.load`; or nothing runs models of this kind yet.
         """
         if model.kind not in RUNNERS:
-            raise ModelUnavailable(f"model {model.name!r}: this worker runs no {model.kind} models")
+            raise ModelUnavailable(
+                f"model {model.name!r}: this worker runs no {model.kind} models yet: take it out of models.yaml"
+            )
         file = await self._cache.fetch(self._manifest, model)
         network = await asyncio.to_thread(load, model, file, self._architectures)
         return partial(_place, model, network)
