@@ -39,7 +39,8 @@ from consumer.storage import ObjectInfo
 from consumer.storage.filesystem import FilesystemStore
 from consumer.storage.gcs import GcsStore
 from contracts.notification import StorageNotification
-from tests.command import COMMAND, bare_environment, mlworker
+from tests.command import COMMAND, bare_environment
+from tests.invoke import invoke
 from tests.peers import make_gcs_bucket
 
 TOPIC, WORK = "projects/nursery/topics/requests", "projects/nursery/subscriptions/work"
@@ -371,7 +372,7 @@ class Site:
         ]  # fmt: skip
 
     def backfill(self, prefix: str, *options: str | Path, **variables: str) -> CompletedProcess[str]:
-        return mlworker(*self.words(prefix, *options), **(self.variables | variables))
+        return invoke(*self.words(prefix, *options), **(self.variables | variables))
 
     def told(self, prefix: str, *options: str | Path, code: int = 0) -> dict[str, Any]:
         done = self.backfill(prefix, *options, "--json")
@@ -503,7 +504,7 @@ def test_a_broker_that_is_away_and_a_bucket_that_is_missing_are_told_apart(site:
     site.broker.fail("Publish", grpc.StatusCode.UNAVAILABLE)
     away = site.backfill("acme/", "--timeout", "0.5")
     site.broker.heal()
-    missing = mlworker(
+    missing = invoke(
         "backfill", "gs://no-such-bucket/", "--pipeline", site.folder / "count.json",
         "--checkpoint", site.folder / "none", **site.variables,
     )  # fmt: skip
@@ -521,10 +522,10 @@ def test_a_broker_that_is_away_and_a_bucket_that_is_missing_are_told_apart(site:
 def test_everything_that_is_wrong_is_told_before_anything_is_done(tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_text('{"steps": [{"type": "step", "name": "detecton"}]}')
     (tmp_path / "settings.json").write_text("[]")
-    missing = mlworker("backfill", "gs://photos/", "--pipeline", tmp_path / "wrong.json")
+    missing = invoke("backfill", "gs://photos/", "--pipeline", tmp_path / "wrong.json")
     words = ["--pipeline", tmp_path / "wrong.json", "--project", "p", "--topic", "t"]
-    wrong = mlworker("backfill", "gs://photos/", *words)
-    many = mlworker(
+    wrong = invoke("backfill", "gs://photos/", *words)
+    many = invoke(
         "backfill", "photos", *words, "--tenant", "models", "--session", "5", "--match", "(",
         "--settings", tmp_path / "settings.json",
     )  # fmt: skip

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import orjson
@@ -18,6 +17,7 @@ from consumer.jobs import Ids
 from consumer.routes import is_our_own
 from consumer.sources import check_name
 from consumer.storage import ObjectInfo
+from contracts.base import JsonObject
 from contracts.request import check_tenant_id
 from pipeline_steps.errors import NotAllowed
 
@@ -91,9 +91,9 @@ class Rules:
 class Request:
     """What every photo is asked for."""
 
-    definition: Any
+    definition: JsonObject
     """The pipeline as its file has it: its identity is taken from this form."""
-    settings: Mapping[str, Any]
+    settings: JsonObject
     callback_url: str | None = None
 
     def body(self, photo: Photo) -> bytes:

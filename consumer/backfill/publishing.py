@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
+from uuid import UUID
 
 from consumer.backfill.checkpoint import InvalidCheckpoint, Progress
 from consumer.backfill.photos import Photo, Request, Rules, Skipped
@@ -35,6 +36,33 @@ class Tally:
     trouble: str = ""
     """Why it ended early."""
     needs_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A photo as it is shown to machines."""
+
+    image_url: str
+    tenant_id: str
+    session_id: UUID
+    image_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `--json` prints."""
+
+    listed: int
+    published: int
+    skipped: Mapping[str, int]
+    outside_tenant_folder: int
+    published_by_all_runs: int
+    after: str
+    complete: bool
+    sample: Sequence[Sample]
+    trouble: str | None
+    dry_run: bool
+    interrupted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +148,21 @@ class Backfill:
         self.stop.ask()
 
 
-def as_json(tally: Tally, progress: Progress) -> dict[str, Any]:
-    """Return the tally for machines."""
-    return {
-        "listed": tally.listed,
-        "published": tally.published,
-        "skipped": {str(why): count for why, count in tally.skipped.items()},
-        "outside_tenant_folder": tally.outside,
-        "published_by_all_runs": progress.published,
-        "after": progress.after,
-        "complete": tally.complete,
-        "sample": [
-            {
-                "image_url": photo.info.url,
-                "tenant_id": photo.ids.tenant_id,
-                "session_id": str(photo.ids.session_id),
-                "image_id": str(photo.ids.image_id),
-            }
+def summary_of(tally: Tally, progress: Progress, *, dry_run: bool, interrupted: bool) -> Summary:
+    """Return what machines are told of a run."""
+    return Summary(
+        listed=tally.listed,
+        published=tally.published,
+        skipped={str(why): count for why, count in tally.skipped.items()},
+        outside_tenant_folder=tally.outside,
+        published_by_all_runs=progress.published,
+        after=progress.after,
+        complete=tally.complete,
+        sample=[
+            Sample(photo.info.url, photo.ids.tenant_id, photo.ids.session_id, photo.ids.image_id)
             for photo in tally.sample
         ],
-        "trouble": tally.trouble or None,
-    }
+        trouble=tally.trouble or None,
+        dry_run=dry_run,
+        interrupted=interrupted,
+    )

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import orjson
+from pydantic import JsonValue
 
 from consumer.backfill.checkpoint import Progress, read_checkpoint
 from consumer.backfill.photos import Photo, Request, Rules, identity_of
-from consumer.backfill.publishing import Backfill, Tally, as_json
+from consumer.backfill.publishing import Backfill, Tally, summary_of
 from consumer.bars import bar
 from consumer.broker import BrokerError, Publisher
 from consumer.broker.publisher import PubSubPublisher
@@ -29,6 +30,7 @@ from consumer.storage import ObjectInfo, ObjectStore
 from consumer.storage.object_names import check_bucket_name
 from consumer.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain, console, print_json
 from consumer.validation import validate_json
+from contracts.base import JsonObject
 from contracts.request import check_tenant_id
 from pipeline_steps.errors import InvalidInput
 
@@ -207,7 +209,7 @@ def _report(what: What, how: How, tally: Tally, progress: Progress, file: Path, 
     if tally.trouble:
         complain("stopped", tally.trouble, "red")
     if how.json_output:
-        print_json({**as_json(tally, progress), "dry_run": how.dry_run, "interrupted": interrupted})
+        print_json(summary_of(tally, progress, dry_run=how.dry_run, interrupted=interrupted))
     else:
         _print(what, how, tally, file)
     if interrupted:
@@ -242,9 +244,9 @@ def _problems_of(request: Request) -> list[str]:
     return [str(problem) for problem in validate_json(data, model_path=None).problems]
 
 
-def _json_of(option: str, data: bytes, problems: list[str]) -> Any:
+def _json_of(option: str, data: bytes, problems: list[str]) -> JsonObject:
     try:
-        content = orjson.loads(data)
+        content: JsonValue = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         problems.append(f"{option}: not JSON: {error}")
         return {}

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import orjson
 import structlog
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 log = structlog.get_logger()
 
 Action = Literal["replay", "discard", "export", "import"]
 
-DEFAULT_FILE: Final = Path("dead-letters-audit.jsonl")
 _REMEMBERED: Final = timedelta(days=32)
 """Longer than a subscription can keep a message."""
 
@@ -46,7 +46,18 @@ class Entry:
     """The dead-letter subscription; of an import, the topic."""
     published_as: str | None = None
     topic: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, str | int | None] = field(default_factory=dict)
+
+
+class _Line(BaseModel):
+    """What of a line is needed again."""
+
+    time: AwareDatetime
+    action: str
+    place: str
+    message_id: str
+    publish_time: str
+    published_as: str = ""
 
 
 class Audit:
@@ -54,7 +65,7 @@ class Audit:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._done: dict[tuple[str, ...], str] = {}
+        self._done: dict[tuple[str, str, str, str], str] = {}
         self._descriptor: int | None = None
         self._by = {"user": _user(), "host": socket.gethostname()}
 
@@ -107,7 +118,8 @@ class Audit:
                 raise AuditFailed(f"audit log {self._file}: the line was not written whole")
         except OSError as error:
             raise AuditFailed(f"audit log {self._file}: {error.strerror}") from error
-        self._done[_key(known)] = entry.published_as or ""
+        key = (entry.action, entry.place, entry.message_id, entry.publish_time.isoformat())
+        self._done[key] = entry.published_as or ""
         log.info(f"dead_letter_{entry.action}", **{k: v for k, v in known.items() if k != "action"})
 
     def done(self, action: Action, place: str, message_id: str, publish_time: datetime) -> str | None:
@@ -117,28 +129,22 @@ class Audit:
     def _read(self) -> None:
         if not self._file.is_file():  # a device or a pipe remembers nothing
             return
-        oldest = (datetime.now(UTC) - _REMEMBERED).isoformat()
+        oldest = datetime.now(UTC) - _REMEMBERED
         with self._file.open("rb") as lines:
-            for line in lines:
+            for text in lines:
                 try:
-                    entry = orjson.loads(line)
-                    key = _key(entry)
-                    recent = entry["time"] >= oldest
-                    published_as = entry.get("published_as", "")
-                except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+                    line = _Line.model_validate_json(text)
+                except ValidationError:
                     continue  # torn by a crash, or not ours
-                if recent:
-                    self._done[key] = published_as
+                if line.time >= oldest:
+                    key = (line.action, line.place, line.message_id, line.publish_time)
+                    self._done[key] = line.published_as
 
     def _end_torn_line(self) -> None:
         if self._descriptor is None or not (size := os.fstat(self._descriptor).st_size):
             return
         if os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")
-
-
-def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return (entry["action"], entry["place"], entry["message_id"], entry["publish_time"])
 
 
 def _user() -> str:

@@ -20,6 +20,10 @@ from consumer.storage import ObjectStore
 from consumer.terminal import complain
 
 
+class Interrupted(Exception):
+    """A person stopped it before anything was done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the dead letters are."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import orjson
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from consumer.broker import Delivery
 from consumer.outbound.dead_letter import MAX_ATTRIBUTES, REASON_ATTRIBUTES, attribute_of
@@ -175,10 +175,10 @@ def subject_of(original: Original) -> Subject:
     return Subject(tenant if isinstance(tenant, str) else None, photo if isinstance(photo, str) else None)
 
 
-def body_of(data: bytes) -> Any:
+def body_of(data: bytes) -> JsonValue:
     """Return what JSON says; None if it is none, or nested too deep to be written again."""
     try:
-        body = orjson.loads(data)
+        body: JsonValue = orjson.loads(data)
         orjson.dumps(body)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from consumer.broker.publisher import PubSubPublisher
 from consumer.dead_letters.archive import ArchivedLetter, check_archive, read_archive
 from consumer.dead_letters.audit import Audit, AuditFailed, Entry
 from consumer.dead_letters.desk import Place, say_that_it_stops
+from consumer.dead_letters.showing import say
 from consumer.dead_letters.stored import StoredOriginals, Unreadable
 from consumer.dead_letters.targets import Targets
 from consumer.interrupt import Stop, interruptible
 from consumer.sending import Pace, start_each
 from consumer.settings import full_name
-from consumer.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain, console, print_json
+from consumer.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain, print_json
 
 
 @dataclass
@@ -54,20 +55,13 @@ class Importer:
         Raises:
             InvalidArchive: the file was changed since it was checked.
         """
-        await start_each(self._pending(file, limit), self._publish, stop=self.stop, pace=pace)
 
-    async def _pending(self, file: Path, limit: int | None) -> AsyncIterator[ArchivedLetter]:
-        given = 0
-        for letter in read_archive(file):
-            if limit is not None and given >= limit:
-                return
-            if self.audit.done("import", self.topic, letter.message_id, letter.publish_time) is not None:
-                self.done.already += 1
-                self.on_done()
+        async def each() -> AsyncIterator[ArchivedLetter]:
+            for letter in pending(file, self.audit, self.topic, self.done, limit):
+                yield letter
                 await asyncio.sleep(0)
-                continue
-            given += 1
-            yield letter
+
+        await start_each(each(), self._publish, stop=self.stop, pace=pace)
 
     async def _publish(self, letter: ArchivedLetter) -> None:
         try:
@@ -94,6 +88,25 @@ class Importer:
         self.stop.ask()
 
 
+def pending(
+    file: Path, audit: Audit, topic: str, done: Imported, limit: int | None
+) -> Iterator[ArchivedLetter]:
+    """Yield what is still to be published, and count what an earlier import did.
+
+    Raises:
+        InvalidArchive: the file was changed since it was checked.
+    """
+    given = 0
+    for letter in read_archive(file):
+        if limit is not None and given >= limit:
+            return
+        if audit.done("import", topic, letter.message_id, letter.publish_time) is not None:
+            done.already += 1
+            continue
+        given += 1
+        yield letter
+
+
 async def import_letters(
     place: Place,
     file: Path,
@@ -115,8 +128,11 @@ async def import_letters(
     count = check_archive(file)
     target = full_name("topics", topic, place.project)
     done, stop = Imported(), Stop()
+    would = 0
     with Audit(audit_file) as audit:
-        if not dry_run:
+        if dry_run:
+            would = sum(1 for _ in pending(file, audit, target, done, limit))
+        else:
             await _check_listeners(place, target)
             async with interruptible(say_that_it_stops) as stop:
                 await _publish_all(place, file, target, audit, done, stop, count, Pace(rate), limit)
@@ -139,9 +155,9 @@ async def import_letters(
             }
         )
     else:
-        what = f"would publish {count}" if dry_run else f"published {len(done.published)} of {count}"
+        what = f"would publish {would}" if dry_run else f"published {len(done.published)}"
         before = f"; {done.already} had been published before" if done.already else ""
-        console().print(f"{what} letters to {target}{before}", markup=False, soft_wrap=True)
+        say(f"{what} of {count} letters to {target}{before}")
     if stop.interrupted:
         return INTERRUPTED
     if done.trouble:

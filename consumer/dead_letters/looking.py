@@ -7,14 +7,14 @@ import sys
 from consumer.bars import bar
 from consumer.dead_letters.backlog import Backlog, backlog_of
 from consumer.dead_letters.browsing import Ended, Gathered
-from consumer.dead_letters.desk import Desk, Search, open_desk
-from consumer.dead_letters.ending import Interrupted
+from consumer.dead_letters.desk import Desk, Interrupted, Search, open_desk
 from consumer.dead_letters.patching import NotPatchable, Patch
 from consumer.dead_letters.showing import (
     as_json,
     print_letter,
     print_letters,
     print_stats,
+    say,
     seen_as_json,
     seen_in_words,
     stats_of,
@@ -32,7 +32,7 @@ async def show_list(search: Search, *, json_output: bool) -> int:
     else:
         if found.letters:
             print_letters(console(), found.letters)
-        console().print(seen_in_words(found, backlog), markup=False, soft_wrap=True)
+        say(seen_in_words(found, backlog))
     return DONE
 
 
@@ -45,7 +45,7 @@ async def show_stats(search: Search, *, json_output: bool) -> int:
     else:
         if found.letters:
             print_stats(console(), stats)
-        console().print(seen_in_words(found, backlog), markup=False, soft_wrap=True)
+        say(seen_in_words(found, backlog))
     return DONE
 
 

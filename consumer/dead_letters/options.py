@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias, get_type_hints
 
 import typer
 
@@ -112,13 +112,17 @@ class Selection:
         )
 
 
+_Group: TypeAlias = Connection | Queue | Selection
+
+
 def search_of(selection: Selection, queue: Queue, connection: Connection) -> Search:
     """Return what the options look for; what is missing ends the command, all of it named."""
-    missing = {
-        "GOOGLE_CLOUD_PROJECT (or --project)": connection.project,
-        "DEAD_LETTER_SUBSCRIPTION (or --subscription)": queue.subscription,
-    }
-    require(missing)
+    require(
+        {
+            "GOOGLE_CLOUD_PROJECT (or --project)": connection.project,
+            "DEAD_LETTER_SUBSCRIPTION (or --subscription)": queue.subscription,
+        }
+    )
     from consumer.dead_letters.desk import Search
 
     return Search(
@@ -146,19 +150,18 @@ def require(values: Mapping[str, str | None]) -> None:
 def in_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take whole groups of options: typer only knows single ones."""
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, Any] = {
-        name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if is_dataclass(parameter.annotation)
-    }
+    groups: dict[str, list[inspect.Parameter]] = {}
     flat: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        flat += _options_of(groups[name]) if name in groups else [parameter]
+        if parameter.annotation in (Connection, Queue, Selection):
+            groups[name] = _options_of(parameter.annotation)
+        flat += groups.get(name, [parameter])
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
-        for name, group in groups.items():
-            given[name] = group(**{option.name: given.pop(option.name) for option in fields(group)})
+    def run(**given: object) -> None:
+        for name, options in groups.items():
+            group = signature.parameters[name].annotation
+            given[name] = group(**{option.name: given.pop(option.name) for option in options})
         command(**given)
 
     run.__signature__ = signature.replace(parameters=flat)  # type: ignore[attr-defined]
@@ -167,7 +170,7 @@ def in_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options_of(group: Any) -> list[inspect.Parameter]:
+def _options_of(group: type[_Group]) -> list[inspect.Parameter]:
     kinds = get_type_hints(group, include_extras=True)
     for option in fields(group):
         kinds[option.name].__metadata__[0].rich_help_panel = group.panel

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
+from pydantic import JsonValue
 
 from consumer.dead_letters.envelope import Original
+from contracts.base import JsonObject
 
 
 class InvalidPatch(ValueError):
@@ -24,7 +24,7 @@ class NotPatchable(Exception):
 class Patch:
     """What to change in every body."""
 
-    changes: Mapping[str, Any]
+    changes: JsonObject
 
     @property
     def digest(self) -> str:
@@ -73,7 +73,7 @@ def read_patch(data: bytes) -> Patch:
     return Patch(changes)
 
 
-def merged(target: Any, patch: Any) -> Any:
+def merged(target: JsonValue, patch: JsonValue) -> JsonValue:
     """Return the target after the patch: `null` removes, objects merge, everything else replaces."""
     if not isinstance(patch, dict):
         return patch

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from consumer.bars import bar
+from consumer.broker import BrokerError, LeaseLost
 from consumer.dead_letters.archive import archived, new_archive, write_letter
-from consumer.dead_letters.audit import Action, Audit
+from consumer.dead_letters.audit import Action, Audit, AuditFailed, Entry
 from consumer.dead_letters.browsing import Gathered
-from consumer.dead_letters.confirming import confirmed
-from consumer.dead_letters.desk import Desk, Search, open_desk
-from consumer.dead_letters.ending import Interrupted
+from consumer.dead_letters.desk import Desk, Interrupted, Search, open_desk
 from consumer.dead_letters.envelope import DeadLetter
 from consumer.dead_letters.looking import gathered
-from consumer.dead_letters.settling import Settled, settle
-from consumer.dead_letters.showing import as_json, print_letters
+from consumer.dead_letters.showing import as_json, print_letters, say
 from consumer.dead_letters.stored import Unreadable
+from consumer.interrupt import Stop
+from consumer.sending import Pace, start_each
 from consumer.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain, console, print_json
 
 _SHOWN = 20
+
+
+@dataclass
+class Settled:
+    """What was done."""
+
+    acked: list[str] = field(default_factory=list)
+    unacked: list[str] = field(default_factory=list)
+    """Noted, but their ack was not confirmed: they may come again."""
+    trouble: str = ""
+    """Why it ended early."""
 
 
 async def discard_letters(
@@ -45,9 +57,9 @@ async def discard_letters(
     elif dry_run:
         if found.letters:
             print_letters(console(), found.letters)
-        _say(f"would discard {len(found.letters)} of {found.seen} seen")
+        say(f"would discard {len(found.letters)} of {found.seen} seen")
     else:
-        _say(f"discarded {len(settled.acked)} of {len(found.letters)} that match, {found.seen} seen")
+        say(f"discarded {len(settled.acked)} of {len(found.letters)} that match, {found.seen} seen")
     return _code(desk, found, settled)
 
 
@@ -74,7 +86,7 @@ async def export_letters(
         _print_json(found, settled, desk, {**more, "incomplete": list(incomplete)})
     else:
         removed = f", removed {len(settled.acked)}" if remove else ""
-        _say(f"exported {len(found.letters)} of {found.seen} seen to {file}{removed}")
+        say(f"exported {len(found.letters)} of {found.seen} seen to {file}{removed}")
     return FAILED if incomplete and not desk.stop.interrupted else _code(desk, found, settled)
 
 
@@ -100,31 +112,59 @@ async def _write(desk: Desk, letters: Sequence[DeadLetter], file: Path) -> Mappi
 async def _wanted(desk: Desk, letters: Sequence[DeadLetter]) -> bool:
     print_letters(console(stderr=True), letters[:_SHOWN])
     more = f" (the first {_SHOWN} are shown)" if len(letters) > _SHOWN else ""
-    return await confirmed(f"Discard {len(letters)} dead letters for good?{more}", desk.stop)
+    return await _confirmed(f"Discard {len(letters)} dead letters for good?{more}", desk.stop)
+
+
+async def _confirmed(question: str, stop: Stop) -> bool:
+    """Ask at the terminal; anything but `y` or `yes` means no, and so does Ctrl-C.
+
+    Not by a thread that reads: one that waits for a line cannot be ended.
+    """
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    console(stderr=True).print(f"{question} [y/N] ", end="", markup=False)
+    file = sys.stdin.fileno()
+    loop.add_reader(file, typed.set)
+    try:
+        while not typed.is_set():
+            if await stop.within(0.1):
+                return False
+    finally:
+        loop.remove_reader(file)
+    answer = os.read(file, 1000).decode("utf-8", "replace")
+    return answer.strip().lower() in ("y", "yes")
 
 
 async def _settled(
-    desk: Desk, action: Action, letters: Sequence[DeadLetter], audit: Audit, details: Mapping[str, Any]
+    desk: Desk, action: Action, letters: Sequence[DeadLetter], audit: Audit, details: Mapping[str, str]
 ) -> Settled:
-    acked = 0
+    """Note each letter and ack it; without the note it is not acked."""
+    settled = Settled()
+
+    async def each() -> AsyncIterator[DeadLetter]:
+        for letter in letters:
+            yield letter
 
     with bar("acked", len(letters)) as show:
 
-        def one_more() -> None:
-            nonlocal acked
-            acked += 1
-            show(acked)
+        async def settle(letter: DeadLetter) -> None:
+            about = {"source_message_id": letter.source_message_id, "code": letter.code, **details}
+            try:
+                audit.note(
+                    Entry(action, letter.id, letter.delivery.publish_time, desk.subscription, details=about)
+                )
+                await desk.holding.acknowledge(letter.id)
+            except LeaseLost:
+                settled.unacked.append(letter.id)
+            except (AuditFailed, BrokerError) as error:
+                settled.trouble = settled.trouble or str(error)
+                desk.stop.ask()
+                if isinstance(error, BrokerError):
+                    settled.unacked.append(letter.id)
+            else:
+                settled.acked.append(letter.id)
+                show(len(settled.acked))
 
-        settled = await settle(
-            letters,
-            action,
-            subscription=desk.subscription,
-            holding=desk.holding,
-            audit=audit,
-            stop=desk.stop,
-            details=details,
-            on_done=one_more,
-        )
+        await start_each(each(), settle, stop=desk.stop, pace=Pace(None))
     for message_id in settled.unacked:
         complain(f"not acked {message_id}", "it may come again", "yellow")
     if settled.trouble:
@@ -138,7 +178,7 @@ def _code(desk: Desk, found: Gathered, settled: Settled) -> int:
     return FAILED if settled.trouble or settled.unacked or found.unjudged else DONE
 
 
-def _print_json(found: Gathered, settled: Settled, desk: Desk, more: Mapping[str, Any]) -> None:
+def _print_json(found: Gathered, settled: Settled, desk: Desk, more: Mapping[str, object]) -> None:
     print_json(
         {
             "seen": found.seen,
@@ -152,7 +192,3 @@ def _print_json(found: Gathered, settled: Settled, desk: Desk, more: Mapping[str
             "dead_letters": [as_json(letter) for letter in found.letters],
         }
     )
-
-
-def _say(words: str) -> None:
-    console().print(words, markup=False, soft_wrap=True)

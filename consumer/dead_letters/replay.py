@@ -47,6 +47,7 @@ class Plan:
 class Tally:
     """What was done."""
 
+    begun: int = 0
     replayed: dict[str, str] = field(default_factory=dict)
     """Each dead letter's id, and the id its replay was published as."""
     acked_only: int = 0
@@ -141,12 +142,17 @@ class Replayer:
         await start_each(each(), self._replay, stop=self.stop, pace=pace)
 
     async def _replay(self, planned: Planned) -> None:
-        letter = planned.letter
-        if planned.already is not None:
-            self.tally.acked_only += 1
-        elif not await self._published(planned):
+        self.tally.begun += 1
+        if planned.already is None and not await self._published(planned):
             return
-        await self._ack(letter)
+        try:
+            await self.holding.acknowledge(planned.letter.id)
+        except BrokerError as error:
+            self.tally.unacked.append(planned.letter.id)
+            if not isinstance(error, LeaseLost):
+                self._end(str(error))
+        else:
+            self.tally.acked_only += planned.already is not None
         self.on_done()
 
     async def _published(self, planned: Planned) -> bool:
@@ -175,15 +181,6 @@ class Replayer:
         except AuditFailed as error:
             self._end(str(error))  # acked all the same: it was published, and must not be again
         return True
-
-    async def _ack(self, letter: DeadLetter) -> None:
-        try:
-            await self.holding.acknowledge(letter.id)
-        except LeaseLost:
-            self.tally.unacked.append(letter.id)
-        except BrokerError as error:
-            self.tally.unacked.append(letter.id)
-            self._end(str(error))
 
     def _entry(self, planned: Planned, published_as: str) -> Entry:
         letter = planned.letter

@@ -13,8 +13,8 @@ from consumer.dead_letters.browsing import Gathered
 from consumer.dead_letters.desk import Desk, Place, Search, open_desk
 from consumer.dead_letters.looking import gathered
 from consumer.dead_letters.patching import Patch
-from consumer.dead_letters.replay import Kept, Plan, Planned, Replayer, Tally, plan
-from consumer.dead_letters.showing import print_letters
+from consumer.dead_letters.replay import Plan, Replayer, Tally, plan
+from consumer.dead_letters.showing import print_letters, say
 from consumer.dead_letters.targets import NobodyListens, Target, Targets
 from consumer.sending import Pace
 from consumer.settings import full_name
@@ -88,7 +88,7 @@ async def _carry_out(
                 fence=place.timeout + _MARGIN,
                 stop=desk.stop,
                 tally=tally,
-                on_done=lambda: show(len(tally.replayed) + tally.acked_only),
+                on_done=lambda: show(tally.begun),
             )
             await replayer.run(decided.replays, Pace(how.rate))
     finally:
@@ -120,7 +120,7 @@ def _report(desk: Desk, found: Gathered, decided: Plan, tally: Tally, how: HowTo
     if tally.trouble:
         complain("stopped", tally.trouble, "red")
     topics = {planned.letter.id: planned.target.topic for planned in decided.replays}
-    begun = len(tally.replayed) + tally.acked_only + len(tally.kept) - len(decided.kept)
+    not_begun = len(decided.replays) - tally.begun
     if how.json_output:
         print_json(
             {
@@ -128,15 +128,23 @@ def _report(desk: Desk, found: Gathered, decided: Plan, tally: Tally, how: HowTo
                 "saw_all": found.saw_all,
                 "matching": len(found.letters),
                 "dry_run": how.dry_run,
-                "would_replay": [_as_json(planned) for planned in decided.replays] if how.dry_run else [],
+                "would_replay": [
+                    {
+                        "id": planned.letter.id,
+                        "topic": planned.target.topic or None,
+                        "replay_count": planned.letter.replay_count + 1,
+                        "only_ack": planned.already is not None,
+                    }
+                    for planned in (decided.replays if how.dry_run else ())
+                ],
                 "replayed": [
                     {"id": name, "published_as": published_as, "topic": topics[name]}
                     for name, published_as in tally.replayed.items()
                 ],
                 "acked_only": tally.acked_only,
-                "kept": [_kept_as_json(kept) for kept in tally.kept],
+                "kept": [{"id": kept.letter.id, "why": kept.why} for kept in tally.kept],
                 "unacked": tally.unacked,
-                "not_begun": 0 if how.dry_run else len(decided.replays) - begun,
+                "not_begun": 0 if how.dry_run else not_begun,
                 "unjudged": [letter.id for letter in found.unjudged],
                 "interrupted": desk.stop.interrupted,
                 "trouble": tally.trouble or None,
@@ -147,9 +155,9 @@ def _report(desk: Desk, found: Gathered, decided: Plan, tally: Tally, how: HowTo
             print_letters(console(), [planned.letter for planned in decided.replays])
         goals = sorted({planned.target.topic for planned in decided.replays} - {""})
         where = f" to {', '.join(goals)}" if goals else ""
-        _say(f"would replay {len(decided.replays)} of {found.seen} seen{where}")
+        say(f"would replay {len(decided.replays)} of {found.seen} seen{where}")
     else:
-        _say(_in_words(found, tally, len(decided.replays) - begun))
+        say(_in_words(found, tally, not_begun))
 
 
 def _in_words(found: Gathered, tally: Tally, not_begun: int) -> str:
@@ -163,20 +171,3 @@ def _in_words(found: Gathered, tally: Tally, not_begun: int) -> str:
     if not found.saw_all:
         words += "; there may be more"
     return words
-
-
-def _as_json(planned: Planned) -> dict[str, object]:
-    return {
-        "id": planned.letter.id,
-        "topic": planned.target.topic or None,
-        "replay_count": planned.letter.replay_count + 1,
-        "only_ack": planned.already is not None,
-    }
-
-
-def _kept_as_json(kept: Kept) -> dict[str, str]:
-    return {"id": kept.letter.id, "why": kept.why}
-
-
-def _say(words: str) -> None:
-    console().print(words, markup=False, soft_wrap=True)

@@ -9,21 +9,75 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import orjson
+from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from consumer.dead_letters.backlog import Backlog
 from consumer.dead_letters.browsing import Ended, Gathered
-from consumer.dead_letters.envelope import DeadLetter, Subject, body_of, subject_of
-from consumer.terminal import printable
+from consumer.dead_letters.envelope import DeadLetter, Envelope, Subject, body_of, subject_of
+from consumer.terminal import console, printable
 
 _SHOWN_BYTES: Final = 100_000
 _SHOWN_CHARACTERS: Final = 300
 _MOST_ROWS: Final = 20
+
+
+LetterJson = TypedDict(
+    "LetterJson",
+    {
+        "id": str,
+        "envelope": Envelope,
+        "code": str,
+        "class": str | None,
+        "message": str,
+        "step": str | None,
+        "attempts": int | None,
+        "replays": int,
+        "failed_at": datetime,
+        "tenant": str | None,
+        "photo": str | None,
+        "result_id": str | None,
+        "source_subscription": str | None,
+        "source_message_id": str | None,
+        "source_publish_time": datetime | None,
+        "publish_time": datetime,
+        "worker_version": str | None,
+        "trace_id": str | None,
+        "claim_check": str | None,
+        "unreadable": str | None,
+    },
+)
+"""A letter without its body."""
+
+
+class WholeLetterJson(LetterJson):
+    """A letter with the body and attributes a replay would have."""
+
+    attributes: dict[str, str] | None
+    body: JsonValue
+    body_base64: str | None
+
+
+class SeenJson(TypedDict):
+    """How much was looked through."""
+
+    seen: int
+    saw_all: bool
+    ended: Ended
+    backlog: int | None
+    backlog_note: str
+    matching: int
+    unjudged: list[str]
+
+
+def say(words: str) -> None:
+    """Write a line to stdout, without breaking it."""
+    console().print(words, markup=False, soft_wrap=True)
 
 
 def subject(letter: DeadLetter) -> Subject:
@@ -31,7 +85,7 @@ def subject(letter: DeadLetter) -> Subject:
     return subject_of(letter.original) if letter.original else Subject()
 
 
-def as_json(letter: DeadLetter) -> dict[str, Any]:
+def as_json(letter: DeadLetter) -> LetterJson:
     """Return a letter without its body."""
     about = subject(letter)
     return {
@@ -58,7 +112,7 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def whole_as_json(letter: DeadLetter, sent: bytes) -> dict[str, Any]:
+def whole_as_json(letter: DeadLetter, sent: bytes) -> WholeLetterJson:
     """Return a letter with the body and attributes a replay would have."""
     body = body_of(sent)
     return {
@@ -69,7 +123,7 @@ def whole_as_json(letter: DeadLetter, sent: bytes) -> dict[str, Any]:
     }
 
 
-def seen_as_json(found: Gathered, backlog: Backlog) -> dict[str, Any]:
+def seen_as_json(found: Gathered, backlog: Backlog) -> SeenJson:
     """Return how much was looked through."""
     return {
         "seen": found.seen,
@@ -94,7 +148,7 @@ def seen_in_words(found: Gathered, backlog: Backlog) -> str:
     return f"{words}; backlog {backlog.count} ({backlog.note})"
 
 
-def print_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
+def print_letters(out: Console, letters: Sequence[DeadLetter]) -> None:
     """Print the letters, each with its reason below it."""
     table = Table.grid(padding=(0, 2))
     for _ in ("id", "age", "tenant"):
@@ -110,10 +164,10 @@ def print_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
         what.append(f"\n{printable(letter.message[:_SHOWN_CHARACTERS])}", "not bold dim")
         tenant = Text(printable(subject(letter).tenant or "-"))
         table.add_row(Text(printable(letter.id)), Text(age(now - letter.failed_at), "dim"), tenant, what)
-    console.print(table)
+    out.print(table)
 
 
-def print_letter(console: Console, letter: DeadLetter, sent: bytes) -> None:
+def print_letter(out: Console, letter: DeadLetter, sent: bytes) -> None:
     """Print one letter in full."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
@@ -124,8 +178,8 @@ def print_letter(console: Console, letter: DeadLetter, sent: bytes) -> None:
             grid.add_row(Text(name, "dim"), Text(printable(shown)))
     for name, text in sorted((letter.original.attributes if letter.original else {}).items()):
         grid.add_row(Text(f"attribute {printable(name)}", "dim"), Text(printable(text)))
-    console.print(grid)
-    console.print(Text(f"\nbody, {len(sent)} bytes", "bold"))
+    out.print(grid)
+    out.print(Text(f"\nbody, {len(sent)} bytes", "bold"))
     body = body_of(sent)
     text = (
         orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()
@@ -133,9 +187,9 @@ def print_letter(console: Console, letter: DeadLetter, sent: bytes) -> None:
         else sent[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
     )
     for line in text[:_SHOWN_BYTES].splitlines():
-        console.print(Text(printable(line)), soft_wrap=True)
+        out.print(Text(printable(line)), soft_wrap=True)
     if len(text) > _SHOWN_BYTES or len(sent) > _SHOWN_BYTES:
-        console.print(Text(f"(the first {_SHOWN_BYTES} bytes; --body writes all)", "dim"))
+        out.print(Text(f"(the first {_SHOWN_BYTES} bytes; --body writes all)", "dim"))
 
 
 def stats_of(letters: Iterable[DeadLetter]) -> dict[str, dict[str, int]]:
@@ -157,7 +211,7 @@ def stats_of(letters: Iterable[DeadLetter]) -> dict[str, dict[str, int]]:
     return {name: dict(counter.most_common()) for name, counter in counts.items()}
 
 
-def print_stats(console: Console, stats: Mapping[str, Mapping[str, int]]) -> None:
+def print_stats(out: Console, stats: Mapping[str, Mapping[str, int]]) -> None:
     """Print the counts, a trait after the other."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -169,7 +223,7 @@ def print_stats(console: Console, stats: Mapping[str, Mapping[str, int]]) -> Non
             table.add_row(Text(name if i == 0 else "", "bold"), str(count), Text(printable(value)))
         if len(counter) > len(shown):
             table.add_row("", "", Text(f"and {len(counter) - len(shown)} more", "dim"))
-    console.print(table)
+    out.print(table)
 
 
 def age(span: timedelta) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import pytest
 from google.pubsub_v1 import types
 
 from consumer.broker import Delivery
@@ -21,13 +22,16 @@ from consumer.local.pubsub import EmbeddedPubSub
 from consumer.outbound.dead_letter import DeadLetters, as_attributes
 from consumer.storage import ObjectStore
 from contracts.dead_letter import DeadLetterAttributes
-from tests.command import COMMAND, bare_environment, mlworker
+from tests.command import COMMAND, bare_environment
+from tests.invoke import invoke
 
 PROJECT, BUCKET = "nursery", "photos"
 REQUESTS, DEAD = (f"projects/{PROJECT}/topics/{name}" for name in ("requests", "dead-letters"))
 WORK, DEAD_SUB = (f"projects/{PROJECT}/subscriptions/{name}" for name in ("work", "dead-letters"))
-WAIT = "0.6"
+WAIT = "0.4"
 """Seconds after which the commands take the subscription to be empty: the embedded server is quick."""
+
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 
 
 def reason(**changes: Any) -> DeadLetterAttributes:
@@ -130,7 +134,7 @@ class PostBox:
             options += ["--wait", WAIT]
         if words[0] not in ("list", "show", "stats"):
             options += ["--audit", self.audit]
-        return mlworker("dead-letters", *words, *options, stdin=stdin, **(self.environment | variables))
+        return invoke("dead-letters", *words, *options, stdin=stdin, **(self.environment | variables))
 
     def command_line(self, *words: str | Path) -> tuple[list[str], dict[str, str]]:
         """What to start for the same, in a process that the test holds on to."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from consumer.dead_letters.audit import Audit, AuditFailed, Entry
+from tests.dead_letters.postbox import FULL
 
 WHEN = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -64,7 +65,8 @@ def test_a_line_torn_by_a_crash_costs_only_itself(tmp_path: Path) -> None:
     with Audit(file) as audit:
         audit.note(entry("1"))
     whole = file.read_bytes()
-    file.write_bytes(b"garbage\n[1]\n{}\n" + whole + whole[:40])
+    odd = json.dumps(json.loads(whole) | {"place": ["not", "a", "name"]}).encode()
+    file.write_bytes(b"garbage\n[1]\n{}\n" + odd + b"\n" + whole + whole[:40])
 
     with Audit(file) as audit:
         audit.note(entry("2"))
@@ -80,7 +82,7 @@ def test_a_log_that_cannot_be_written_is_told_before_anything_is_done(tmp_path: 
         pass
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@FULL
 def test_a_full_disk_is_an_error_and_not_forgotten_lines() -> None:
     with Audit(Path("/dev/full")) as audit, pytest.raises(AuditFailed, match="No space left"):
         audit.note(entry())

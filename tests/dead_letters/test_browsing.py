@@ -36,6 +36,7 @@ def gather(
     stop_after: float | None = None,
     subscription: str = DEAD_SUB,
     read: Any = as_it_is,
+    on_seen: Callable[[int], None] = lambda _: None,
     **bounds: Any,
 ) -> Gathered:
     async def whole() -> Gathered:
@@ -43,11 +44,13 @@ def gather(
         if stop_after is not None:
             asyncio.get_running_loop().call_later(stop_after, stop.interrupt)
         subscriber = PubSubSubscriber(
-            subscription, Endpoint(emulator=post.broker.address), 0.4, RetryBudget(total=1, per_call=1)
+            subscription, Endpoint(emulator=post.broker.address), 0.2, RetryBudget(total=1, per_call=1)
         )
         try:
             async with Holding(subscriber) as holding:
-                return await Browser(subscriber, holding, read, stop, **bounds).gather(filters, limit)
+                return await Browser(subscriber, holding, read, stop, **bounds).gather(
+                    filters, limit, on_seen
+                )
         finally:
             await subscriber.close()
 
@@ -57,9 +60,12 @@ def gather(
 def test_everything_is_seen_once_and_handed_back(post: PostBox) -> None:
     for i in range(1200):
         post.die(request(i), failed_at=f"2026-03-01T00:{i // 60:02}:{59 - i % 60:02}Z")
-    found = gather(post)
+    told: list[int] = []
+    found = gather(post, on_seen=told.append)
 
     assert (found.seen, len(found.letters), found.ended, found.saw_all) == (1200, 1200, Ended.IDLE, True)
+    assert told == sorted(told)
+    assert told[-1] == 1200
     assert len({letter.id for letter in found.letters}) == 1200
     assert [letter.failed_at for letter in found.letters] == sorted(x.failed_at for x in found.letters)
     assert post.left == 1200
@@ -78,8 +84,8 @@ def test_it_stops_at_a_limit_and_says_so(post: PostBox) -> None:
     for i in range(10):
         post.die(request(i))
 
-    assert (len(gather(post, limit=3).letters), gather(post, limit=3).ended) == (3, Ended.LIMIT)
-    assert not gather(post, limit=3).saw_all
+    three = gather(post, limit=3)
+    assert (len(three.letters), three.ended, three.saw_all) == (3, Ended.LIMIT, False)
     assert gather(post, limit=30).ended is Ended.IDLE
     assert post.left == 10
 
@@ -156,18 +162,3 @@ def test_what_cannot_be_judged_is_told_apart(post: PostBox) -> None:
     found = gather(post, Filters(tenants=frozenset({"acme"})), read=unreadable)
     assert (found.letters, [letter.unreadable for letter in found.unjudged]) == ([], ["gone"])
     assert post.left == 1
-
-
-def test_progress_is_told(post: PostBox) -> None:
-    told: list[int] = []
-    for i in range(3):
-        post.die(request(i))
-
-    async def whole(show: Callable[[int], None]) -> None:
-        subscriber = PubSubSubscriber(DEAD_SUB, Endpoint(emulator=post.broker.address), 0.4)
-        async with Holding(subscriber) as holding:
-            await Browser(subscriber, holding, as_it_is, Stop()).gather(Filters(), None, show)
-        await subscriber.close()
-
-    asyncio.run(whole(told.append))
-    assert told[-1] == 3

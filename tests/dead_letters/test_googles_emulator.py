@@ -84,7 +84,7 @@ def test_looking_and_replaying(admin: Admin, google_emulator: str, tmp_path: Pat
     }
 
     def told(*words: str | Path) -> dict[str, Any]:
-        done = mlworker("dead-letters", *words, "--wait", "3", "--json", **variables)
+        done = mlworker("dead-letters", *words, "--wait", "1.5", "--json", **variables)
         assert done.returncode == 0, done.stderr
         said: dict[str, Any] = json.loads(done.stdout)
         return said
@@ -102,9 +102,6 @@ def test_looking_and_replaying(admin: Admin, google_emulator: str, tmp_path: Pat
     stats = until_seen(31, lambda: told("stats"))
     assert stats["stats"]["code"] == {"object_missing": 20, "model_mismatch": 10, "not_acked": 1}
     assert stats["stats"]["source"] == {WORK: 31}
-    again = told("stats")
-    assert again["seen"] == 31, "what was looked at is free again at once"
-
     audit = ["--audit", tmp_path / "audit.jsonl"]
     first = told("replay", "--code", "model_mismatch", *audit)
     second = told("replay", "--code", "not_acked", *audit)

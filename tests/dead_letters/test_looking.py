@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from consumer.cli import app
 from tests.cli.test_help import examples_in
-from tests.command import ROOT, bare_environment, mlworker
+from tests.command import ROOT, bare_environment
 from tests.dead_letters.postbox import (
     BUCKET,
     DEAD,
@@ -26,6 +26,7 @@ from tests.dead_letters.postbox import (
     reason,
     request,
 )
+from tests.invoke import invoke
 from tests.peers import make_gcs_bucket
 
 COMMANDS = ("list", "stats", "show", "replay", "discard", "export", "import")
@@ -161,9 +162,9 @@ def test_every_missing_variable_is_named() -> None:
         )
     )
     for command in ("list", "replay", "export file"):
-        done = mlworker("dead-letters", *command.split())
+        done = invoke("dead-letters", *command.split())
         assert (done.returncode, done.stderr.splitlines()) == (2, [project, subscription])
-    assert mlworker("dead-letters", "import", "file").stderr.splitlines() == [project, topic]
+    assert invoke("dead-letters", "import", "file").stderr.splitlines() == [project, topic]
 
 
 def test_wrong_input_is_told_without_a_traceback(post: PostBox) -> None:

@@ -19,6 +19,7 @@ from tests.dead_letters.postbox import (
     BUCKET,
     DEAD,
     DEAD_SUB,
+    FULL,
     PROJECT,
     REQUESTS,
     WORK,
@@ -264,7 +265,8 @@ def test_a_second_ctrl_c_ends_it_at_once_and_loses_none(post: PostBox) -> None:
     with running(post, "--timeout", "60") as process:
         until(lambda: len(post.broker.calls("Publish")) == 3, "publishes")
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(b"stopping: ")
         started = time.monotonic()
         assert process.poll() is None, "the first waits for what is under way"
         process.send_signal(signal.SIGINT)
@@ -302,6 +304,18 @@ def test_a_right_that_is_missing_is_the_operators_and_loses_none(post: PostBox) 
     assert post.left == 5
 
 
+@FULL
+def test_what_was_published_is_acked_even_if_it_cannot_be_noted_and_the_run_ends(post: PostBox) -> None:
+    post.die(request(1))
+    post.audit.symlink_to("/dev/full")
+    done = post.command("replay")
+
+    assert done.returncode == 1
+    assert "stopped: audit log" in done.stderr
+    assert photos(post.delivered()) == {image(1): 1}
+    assert post.left == 0, "or the next run would publish it again"
+
+
 def test_an_ack_that_is_not_confirmed_is_told_and_made_good_by_the_next_run(post: PostBox) -> None:
     name = post.die(request(1))
     post.broker.fail("Acknowledge", grpc.StatusCode.UNAVAILABLE)
@@ -310,6 +324,11 @@ def test_an_ack_that_is_not_confirmed_is_told_and_made_good_by_the_next_run(post
 
     assert done.returncode == 1
     assert f"not acked {name}: it was replayed; run again with this audit log" in done.stderr
+    post.broker.advance(601)
+    post.broker.fail("Acknowledge", grpc.StatusCode.UNAVAILABLE)
+    still = post.command("replay", "--timeout", "1")
+    post.broker.heal()
+    assert (still.returncode, "acked now" in still.stdout) == (1, False)
     post.broker.advance(601)
     again = post.command("replay")
     assert "1 had been replayed before and are acked now" in again.stdout

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.command import mlworker
 from tests.dead_letters.postbox import WAIT
 from tests.end_to_end.site import DEAD_SUB, WORK, Site, open_site
@@ -106,19 +104,17 @@ def test_a_result_the_backend_refused_is_delivered_by_a_replay_and_not_computed_
     play(tmp_path, story, toys)
 
 
-@pytest.mark.parametrize("body", [b"\xff not json", b'{"tenant_id": "acme"}'])
-def test_replays_of_what_never_can_be_done_come_to_an_end(tmp_path: Path, body: bytes) -> None:
+def test_replays_of_what_never_can_be_done_come_to_an_end(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         async with site.worker():
-            site.publish(body)
+            site.publish(b"\xff not json")
             await site.until_settled(1)
-            for replays in (1, 2):
-                told = await command(site, tmp_path, "replay", "--max-replays", "2")
-                assert len(told["replayed"]) == 1
-                await site.until_settled(1 + replays)
-            told = await command(site, tmp_path, "replay", "--max-replays", "2", code=1)
-        assert [one["why"] for one in told["kept"]] == ["replayed 2 times already (--max-replays 2)"]
-        assert site.reasons() == ["given_up"] * 3
+            told = await command(site, tmp_path, "replay", "--max-replays", "1")
+            assert len(told["replayed"]) == 1
+            await site.until_settled(2)
+            told = await command(site, tmp_path, "replay", "--max-replays", "1", code=1)
+        assert [one["why"] for one in told["kept"]] == ["replayed 1 times already (--max-replays 1)"]
+        assert site.reasons() == ["given_up"] * 2
         assert site.broker.backlog(DEAD_SUB) == 1
 
     play(tmp_path, story)
