@@ -6,22 +6,30 @@ function of arrays; nothing knows of models or steps. `regions.py` does the same
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline_steps.artifacts import Boxes
+from pipeline_steps.neighbours import Neighbourhood
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Reals: TypeAlias = npt.NDArray[np.floating[Any]]
-"""Boxes (n, 4) or scores (n,) of any precision; what is returned is computed in float64."""
+"""Boxes (n, 4) or scores (n,) of any precision; what is returned is computed in float64, unless it says."""
 Rows: TypeAlias = npt.NDArray[np.intp]
+T = TypeVar("T", bound=npt.NDArray[np.floating[Any]])
 Metric: TypeAlias = Literal["iou", "ios"]
 """Intersection over union, or over the smaller of the two boxes."""
 
 ROWS_AT_ONCE = 2_000_000
 """Pairs compared in one go by `overlaps`: 16 MB an intermediate array."""
+PAIRS_AT_ONCE = 1 << 19
+"""Pairs compared in one go by `absorb`: about 60 bytes each."""
+ASKED_AT_ONCE = 8192
+
+_FREE = -1
 
 
 def area(xyxy: Reals) -> Floats:
@@ -55,62 +63,135 @@ def overlaps(a: Reals, b: Reals, metric: Metric = "iou") -> npt.NDArray[np.float
     return result
 
 
+def aligned_overlaps(a: Floats, b: Floats, metric: Metric = "iou") -> Floats:
+    """Return the overlap of each box of `a` with the one of `b` in its place, (n,), 0 to 1."""
+    return _overlap(a, area(a), b, area(b), metric)
+
+
 def suppress(xyxy: Reals, score: Reals, threshold: float, metric: Metric = "iou") -> Rows:
     """Return the rows that remain after non-maximum suppression, by descending score.
 
     The best box stays and every other that overlaps it by at least `threshold` goes; then the best of the
     rest.
     """
-    return np.array([kept for kept, _ in absorb(xyxy, score, threshold, metric)], np.intp)
+    return absorb(xyxy, score, threshold, metric).keeper
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Groups:
+    """Boxes that stay, and those that each of them takes: rows of the boxes that were given."""
+
+    keeper: Rows
+    """By descending score."""
+    taken: Rows
+    """Of the first keeper, in the order they were taken, then of the second, and so on."""
+    counts: Rows
+    """How many each keeper takes."""
 
 
 def absorb(
-    xyxy: Reals, score: Reals, threshold: float, metric: Metric = "iou", *, chains: bool = False
-) -> list[tuple[int, Rows]]:
-    """Return each box that stays with the rows it absorbs, both by descending score; each row appears once.
+    xyxy: Reals,
+    score: Reals,
+    threshold: float,
+    metric: Metric = "iou",
+    *,
+    kind: Rows | None = None,
+    chains: bool = False,
+) -> Groups:
+    """Return the boxes that stay, each with those it takes: every box is in the answer once.
 
-    The best box absorbs every other that overlaps it by at least `threshold` (above 0), then the best of the
-    rest does. With `chains` what was absorbed goes on absorbing for its keeper. Equal scores go from left to
-    right, then from top to bottom, so that the order boxes come in never matters.
+    The best box takes every other that overlaps it by at least `threshold` (above 0), best first, then the
+    best of the rest does. Equal scores go from left to right, then from top to bottom, so that the order
+    boxes come in does not matter.
 
-    A box is compared only with those whose left edges are near enough to meet it, which are neighbours in an
-    array sorted by left edge: 10 000 boxes take a fraction of a second, and memory grows with their number
-    only.
+    With `chains` what was taken goes on taking for its keeper, in the order boxes came in, and never a box
+    scored as high as itself that is not its twin: these are SAHI's rules, see `vision/merging.py`.
+
+    Overlaps are computed in float32, for those pairs only that may meet: the time grows as the number of
+    boxes and of their overlaps, and at most `PAIRS_AT_ONCE` pairs are in memory.
+
+    Args:
+        xyxy: boxes, (n, 4).
+        score: of each.
+        threshold: overlap from which one box takes another.
+        metric: of the overlap.
+        kind: of each box; only boxes of one kind take one another. None: all are of one.
+        chains: whether what is taken takes others.
     """
-    if len(xyxy) == 0:
-        return []
-    by_left = np.argsort(xyxy[:, 0], kind="stable")
-    boxes = xyxy[by_left].astype(np.float64)
-    sizes, lefts = area(boxes), boxes[:, 0]
-    order = best_first(boxes, score[by_left])
-    rank = np.empty(len(order), np.intp)
-    rank[order] = np.arange(len(order))
-    first = np.searchsorted(lefts, lefts - (boxes[:, 2] - lefts).max(), side="left").tolist()
-    last = np.searchsorted(lefts, boxes[:, 2], side="left").tolist()
+    order = best_first(xyxy, score)
+    boxes = xyxy[order].astype(np.float32)
+    sizes, scores = _area32(boxes), score[order]
+    kinds = None if kind is None else kind[order]
     free = np.ones(len(boxes), np.bool_)
-    keeper = np.arange(len(boxes))
-    absorbed: dict[int, list[Rows]] = {}
+    keeper = [_FREE] * len(boxes)
+    claimed: list[int] = []
 
-    for row in order.tolist():
-        if free[row]:
-            free[row] = False
-            absorbed[row] = []
-        elif not chains:
+    near, inside, at = None, 0, 0
+    while (left := int(np.count_nonzero(free))) > 0:
+        if near is None or 2 * left < inside:
+            near, inside = Neighbourhood(boxes, np.flatnonzero(free)), left
+        # What is taken already asks nobody, and is asked for by nobody, unless there are chains.
+        asked = at + np.flatnonzero(free[at : at + ASKED_AT_ONCE] | chains)
+        if len(asked) == 0:
+            at += ASKED_AT_ONCE
             continue
-        near = first[row] + np.flatnonzero(free[first[row] : last[row]])
-        found = _overlap(boxes[row], sizes[row], boxes[near], sizes[near], metric) >= threshold
-        taken = near[found]
-        if len(taken):
-            free[taken] = False
-            keeper[taken] = keeper[row]
-            absorbed[int(keeper[row])].append(taken)
+        answered, one, other = near.meeting(asked, PAIRS_AT_ONCE)
+        asked = asked[:answered]
+        can = (other > one) & free[other]
+        if kinds is not None:
+            can &= kinds[one] == kinds[other]
+        one, other = one[can], other[can]
+        enough = _overlap(boxes[one], sizes[one], boxes[other], sizes[other], metric) >= threshold
+        if chains:
+            enough &= (scores[one] > scores[other]) | (boxes[one] == boxes[other]).all(axis=1)
+        one, other = one[enough], other[enough]
+        by_turn = np.lexsort((order[other] if chains else other, one))
+        taken = _claim(asked, one[by_turn], other[by_turn], keeper, chains=chains)
+        free[taken] = False
+        free[asked] = False
+        claimed += taken
+        at = int(asked[-1]) + 1
 
-    return [(int(by_left[row]), by_left[_by_rank(parts, rank)]) for row, parts in absorbed.items()]
+    return _grouped(order, np.array(keeper, np.intp), np.array(claimed, np.intp))
+
+
+def _claim(asked: Rows, one: Rows, other: Rows, keeper: list[int], *, chains: bool) -> list[int]:
+    """Let each box of `asked` in turn take those of its pairs that are still free; return who was taken."""
+    ends = np.searchsorted(one, asked, side="right").tolist()
+    others = other.tolist()
+    taken: list[int] = []
+    start = 0
+    for box, end in zip(asked.tolist(), ends, strict=True):
+        own = keeper[box]
+        if own == _FREE:
+            own = keeper[box] = box
+        elif not chains:
+            start = end
+            continue
+        for candidate in others[start:end]:
+            if keeper[candidate] == _FREE:
+                keeper[candidate] = own
+                taken.append(candidate)
+        start = end
+    return taken
+
+
+def _grouped(order: Rows, keeper: Rows, claimed: Rows) -> Groups:
+    keepers = np.flatnonzero(keeper == np.arange(len(keeper)))
+    by_keeper = np.argsort(keeper[claimed], kind="stable")
+    counts = np.bincount(keeper[claimed], minlength=len(keeper))[keepers]
+    return Groups(order[keepers], order[claimed[by_keeper]], counts)
 
 
 def best_first(xyxy: Reals, score: Reals) -> Rows:
     """Return the rows by descending score; equal ones from left to right, then from top to bottom."""
-    return np.lexsort((xyxy[:, 3], xyxy[:, 2], xyxy[:, 1], xyxy[:, 0], -score))
+    order = np.argsort(-score, kind="stable")
+    same = score[order[1:]] == score[order[:-1]]
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    rows = order[tied]  # few, as a rule: sorting all of them by five columns takes five times as long
+    by_place = (xyxy[rows, 3], xyxy[rows, 2], xyxy[rows, 1], xyxy[rows, 0], -score[rows])
+    order[tied] = rows[np.lexsort(by_place)]
+    return order
 
 
 def tiles(
@@ -151,18 +232,18 @@ def reading_order(xyxy: Reals) -> Rows:
     return np.concatenate(lines)
 
 
-def _by_rank(parts: list[Rows], rank: Rows) -> Rows:
-    rows = np.concatenate([np.zeros(0, np.intp), *parts])
-    return rows[np.argsort(rank[rows])]
+def _area32(xyxy: Boxes) -> Boxes:
+    sides = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0)
+    return np.asarray(sides[:, 0] * sides[:, 1])
 
 
-def _overlap(a: Floats, area_a: Floats, b: Floats, area_b: Floats, metric: Metric) -> Floats:
+def _overlap(a: T, area_a: T, b: T, area_b: T, metric: Metric) -> T:
+    """Return the overlap of each of `a` with the one of `b` beside it, in the precision they come in."""
     wide = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
     high = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
     shared = np.maximum(wide, 0) * np.maximum(high, 0)
     whole = np.minimum(area_a, area_b) if metric == "ios" else area_a + area_b - shared
-    ratio: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-    return ratio
+    return cast(T, np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0))
 
 
 def _starts(length: int, tile: int, shared: int) -> npt.NDArray[np.int64]:

@@ -1,16 +1,17 @@
 """Bring together boxes of one thing that several tiles saw, each perhaps only a part of it.
 
-The three ways are SAHI's. All work class by class, on boxes by descending score; the overlap of two boxes is
-their intersection over their union, or over the smaller one:
+The three ways are SAHI's, and give what SAHI 0.12.8 gives for the same boxes. All work on boxes by descending
+score, class by class unless told otherwise; the overlap of two boxes is their intersection over their union,
+or over the smaller one:
 
 - `nms`: a box drops every later one that it overlaps by at least the threshold.
 - `greedynmm`: it takes those in instead. First it is settled who takes whom, by the boxes as they were found.
   Then each keeper is united with those it took, best first, but only while its box, grown so far, overlaps
-  the next by *more* than the threshold; one that no longer does is dropped all the same. The keeper has the
+  the next by at least the threshold; one that no longer does is dropped all the same. The keeper has the
   best score of them, which is its own.
 - `nmm`: as `greedynmm`, but what was taken takes further boxes for its keeper, so that chains become one box.
-
-One difference: of equally scored boxes the left one comes first, in `nmm` too, where SAHI lets both stay.
+  Of equally scored boxes none takes another, except its exact twin; and boxes are united in the order they
+  came in. Both are accidents of SAHI's, kept so that results are the same.
 """
 
 from __future__ import annotations
@@ -18,54 +19,61 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from pipeline_steps.artifacts import Boxes
-from pipeline_steps.geometry import Metric, Rows, absorb, best_first
+from pipeline_steps.geometry import Groups, Metric, Rows, absorb, aligned_overlaps, best_first
 from pipeline_steps.models import LocalBoxes
 
 Method: TypeAlias = Literal["greedynmm", "nmm", "nms"]
-Edges: TypeAlias = tuple[float, float, float, float]
 
 
-def merged(boxes: LocalBoxes, method: Method, metric: Metric, threshold: float) -> LocalBoxes:
-    """Return one box for each thing, by descending score."""
-    kept: list[Rows] = []
-    grown: list[Boxes] = []
-    for label in np.unique(boxes.label):
-        rows = np.flatnonzero(boxes.label == label)
-        xyxy = boxes.xyxy[rows]
-        groups = absorb(xyxy, boxes.score[rows], threshold, metric, chains=method == "nmm")
-        keepers = np.array([keeper for keeper, _ in groups], np.intp)
-        kept.append(rows[keepers])
-        grown.append(xyxy[keepers] if method == "nms" else _united(xyxy, groups, metric, threshold))
-    if not kept:
-        return boxes
-    chosen = boxes.take(np.concatenate(kept))
-    result = LocalBoxes(np.concatenate(grown), chosen.score, chosen.label)
-    return result.take(best_first(result.xyxy, result.score))
+def merged(
+    boxes: LocalBoxes, method: Method, metric: Metric, threshold: float, *, class_agnostic: bool = False
+) -> LocalBoxes:
+    """Return one box for each thing, by descending score.
+
+    Args:
+        boxes: what was found, in one frame.
+        method: how boxes of one thing are brought together.
+        metric: of their overlap.
+        threshold: overlap, above 0, from which two boxes are one thing.
+        class_agnostic: whether boxes of different classes may be one thing too.
+    """
+    kind = None if class_agnostic else _numbered(boxes.label)
+    groups = absorb(boxes.xyxy, boxes.score, threshold, metric, kind=kind, chains=method == "nmm")
+    kept = boxes.take(groups.keeper)
+    if method != "nms":
+        kept = _united(kept, boxes, groups, metric, threshold)
+    return kept.take(best_first(kept.xyxy, kept.score))
 
 
-def _united(xyxy: Boxes, groups: list[tuple[int, Rows]], metric: Metric, threshold: float) -> Boxes:
-    edges: list[Edges] = [tuple(box) for box in xyxy.tolist()]
-    united: list[Edges] = []
-    for keeper, taken in groups:
-        box = edges[keeper]
-        for row in taken.tolist():
-            other = edges[row]
-            if _match(box, other, metric) > threshold:
-                box = (
-                    min(box[0], other[0]),
-                    min(box[1], other[1]),
-                    max(box[2], other[2]),
-                    max(box[3], other[3]),
-                )
-        united.append(box)
-    return np.array(united, np.float32).reshape(-1, 4)
+def _united(
+    kept: LocalBoxes, boxes: LocalBoxes, groups: Groups, metric: Metric, threshold: float
+) -> LocalBoxes:
+    """Let every keeper grow by what it took: all by their first at once, then all by their second, and so on.
+
+    Where classes may mix, a keeper takes the class of the last that is scored as high as itself, as in SAHI.
+    """
+    grown = kept.xyxy.astype(np.float64)
+    label = kept.label.copy()
+    first = np.cumsum(groups.counts) - groups.counts
+    longest_first = np.argsort(-groups.counts, kind="stable")
+    still_growing = np.searchsorted(-groups.counts[longest_first], -np.arange(groups.counts.max(initial=0)))
+    for turn, growing in enumerate(still_growing.tolist()):
+        rows = longest_first[:growing]
+        taken = groups.taken[first[rows] + turn]
+        other = boxes.xyxy[taken].astype(np.float64)
+        fits = aligned_overlaps(grown[rows], other, metric) >= threshold
+        rows, taken, other = rows[fits], taken[fits], other[fits]
+        grown[rows, :2] = np.minimum(grown[rows, :2], other[:, :2])
+        grown[rows, 2:] = np.maximum(grown[rows, 2:], other[:, 2:])
+        equal = boxes.score[taken] == kept.score[rows]
+        label[rows[equal]] = boxes.label[taken[equal]]
+    return LocalBoxes(grown.astype(np.float32), kept.score, label)
 
 
-def _match(a: Edges, b: Edges, metric: Metric) -> float:
-    # Plain floats: a group has a handful of boxes, for which arrays would cost more than they save.
-    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    area_a, area_b = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
-    whole = min(area_a, area_b) if metric == "ios" else area_a + area_b - shared
-    return shared / whole if whole > 0 else 0.0
+def _numbered(label: npt.NDArray[np.str_]) -> Rows | None:
+    """Return a number for each label; None if all are the same."""
+    if (label == label[:1]).all():
+        return None
+    return np.unique(label, return_inverse=True)[1]

@@ -57,6 +57,14 @@ class SahiDetectionParams(DetectionParams):
     match_threshold: float = Field(
         default=0.5, gt=0, le=1, description="Overlap, 0 to 1, from which two boxes are one thing."
     )
+    class_agnostic: bool = Field(
+        default=False, description="Whether boxes of different classes may be one thing too."
+    )
+    perform_standard_pred: bool = Field(
+        default=False,
+        description="Look at the whole picture too, shrunk to the model's input size, where it has more than "
+        "one tile: finds what is larger than a tile.",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +83,8 @@ async def detect_in_tiles(
 ) -> Detections:
     """Find small things in large pictures: tile by tile at full resolution, then merged.
 
-    Tiles and merging are SAHI's (see `tiles` and `merging.py`), without a pass over the whole picture. The
-    tiles of all segments go to the model together; merging stays inside each segment. Everything else is as
-    in `detection`.
+    Tiles and merging are SAHI's (see `tiles` and `merging.py`). The tiles of all segments go to the model
+    together; merging stays inside each segment. Everything else is as in `detection`.
 
     Raises:
         InvalidInput: the picture would make more than 10 000 tiles.
@@ -119,6 +126,8 @@ def _cut(where: list[View], params: SahiDetectionParams) -> list[_Tile]:
             )
         boxes += np.array([whole.x, whole.y, whole.x, whole.y], np.int32)
         cut.extend(_Tile(number, whole.crop(box)) for box in boxes.tolist())
+        if params.perform_standard_pred and len(boxes) > 1:
+            cut.append(_Tile(number, whole))
     return cut
 
 
@@ -132,7 +141,16 @@ def _merge(
     where: list[View], found: list[list[LocalBoxes]], params: SahiDetectionParams
 ) -> list[tuple[View, LocalBoxes]]:
     return [
-        (view, merged(_joined(parts), params.postprocess, params.match_metric, params.match_threshold))
+        (
+            view,
+            merged(
+                _joined(parts),
+                params.postprocess,
+                params.match_metric,
+                params.match_threshold,
+                class_agnostic=params.class_agnostic,
+            ),
+        )
         for view, parts in zip(where, found, strict=True)
     ]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +20,7 @@ from pipeline_steps.geometry import (
     suppress,
     tiles,
 )
+from pipeline_steps.neighbours import Neighbourhood
 
 METRICS: tuple[Metric, ...] = ("iou", "ios")
 
@@ -106,9 +110,87 @@ def test_every_box_stays_or_is_absorbed_once(xyxy: np.ndarray, data: st.DataObje
     score = np.array([data.draw(scores) for _ in xyxy], np.float32)
     groups = absorb(xyxy, score, 0.3, "ios", chains=chains)
 
-    everyone = [row for keeper, taken in groups for row in (keeper, *taken.tolist())]
-    assert sorted(everyone) == list(range(len(xyxy)))
-    assert [score[keeper] for keeper, _ in groups] == sorted((score[k] for k, _ in groups), reverse=True)
+    assert sorted([*groups.keeper.tolist(), *groups.taken.tolist()]) == list(range(len(xyxy)))
+    assert groups.counts.sum() == len(groups.taken)
+    kept = score[groups.keeper].tolist()
+    assert kept == sorted(kept, reverse=True)
+
+
+@given(boxes(), st.data(), st.booleans())
+def test_what_is_taken_a_few_pairs_at_a_time_is_the_same(
+    xyxy: np.ndarray, data: st.DataObject, chains: bool
+) -> None:
+    score = np.array([data.draw(scores) for _ in xyxy], np.float32)
+    at_once = absorb(xyxy, score, 0.3, "ios", chains=chains)
+
+    with mock.patch.multiple("pipeline_steps.geometry", PAIRS_AT_ONCE=5, ASKED_AT_ONCE=4):
+        little_by_little = absorb(xyxy, score, 0.3, "ios", chains=chains)
+
+    for one, other in zip(astuple(at_once), astuple(little_by_little), strict=True):
+        assert one.tolist() == other.tolist()
+
+
+@given(boxes(), st.data())
+def test_boxes_of_another_kind_are_never_taken(xyxy: np.ndarray, data: st.DataObject) -> None:
+    score = np.array([data.draw(scores) for _ in xyxy], np.float32)
+    kind = np.array([data.draw(st.integers(0, 2)) for _ in xyxy], np.intp)
+
+    groups = absorb(xyxy, score, 0.1, "ios", kind=kind)
+
+    assert kind[np.repeat(groups.keeper, groups.counts)].tolist() == kind[groups.taken].tolist()
+
+
+def test_a_pile_of_boxes_is_grouped_without_comparing_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pile = np.tile(np.array([[10, 10, 50, 50]], np.float32), (30_000, 1))
+    monkeypatch.setattr("pipeline_steps.geometry.PAIRS_AT_ONCE", 1 << 16)
+
+    groups = absorb(pile, np.linspace(1, 0, len(pile), dtype=np.float32), 0.5)
+
+    assert groups.keeper.tolist() == [0]
+    assert groups.taken.tolist() == list(range(1, len(pile)))
+
+
+@given(boxes(), boxes())
+def test_the_neighbourhood_names_all_that_meet(those: np.ndarray, more: np.ndarray) -> None:
+    everyone = np.concatenate([those, more])
+    found = np.arange(len(those))
+    asked = np.arange(len(everyone))
+    if not len(found):
+        return
+
+    answered, one, other = Neighbourhood(everyone, found).meeting(asked, 1 << 30)
+
+    assert answered == len(asked)
+    named = set(zip(one.tolist(), other.tolist(), strict=True))
+    assert len(named) == len(one)
+    meet = np.argwhere(overlaps(everyone, everyone[found]) > 0)
+    assert named >= {(int(a), int(b)) for a, b in meet}
+
+
+def test_the_neighbourhood_answers_as_many_as_fit() -> None:
+    row_of_boxes = np.array([(x, 0, x + 10, 10) for x in range(0, 1000, 10)], np.float32)
+    near = Neighbourhood(row_of_boxes, np.arange(100))
+
+    answered, one, _ = near.meeting(np.arange(100), 60)
+    alone, pairs, _ = near.meeting(np.array([50]), 1)
+
+    assert 1 < answered < 100
+    assert len(one) <= 60
+    assert set(one.tolist()) == set(range(answered))
+    assert alone == 1
+    assert len(pairs) > 1
+
+
+def test_boxes_of_very_different_sizes_have_few_candidates() -> None:
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 4000, (4000, 2))
+    side = np.where(np.arange(4000) % 100 == 0, 900, 9)[:, None]
+    some = np.concatenate([corner, corner + side], axis=1).astype(np.float32)
+
+    _, one, _ = Neighbourhood(some, np.arange(4000)).meeting(np.arange(4000), 1 << 30)
+
+    meet = int((overlaps(some, some) > 0).sum())
+    assert len(one) < 4 * meet
 
 
 @given(boxes(), st.data())

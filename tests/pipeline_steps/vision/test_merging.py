@@ -56,11 +56,27 @@ def test_different_labels_are_never_merged() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_box_at_exactly_the_threshold_goes_but_does_not_widen_the_other(method: Method) -> None:
-    # Half of the second lies in the first: enough to be taken, too little to be united ("more than").
+def test_a_box_at_exactly_the_threshold_is_the_same_thing(method: Method) -> None:
     touching = local(((0, 0, 20, 10), 0.9), ((10, 0, 30, 10), 0.8))
 
-    assert merged(touching, method, "ios", 0.5).xyxy.tolist() == [[0, 0, 20, 10]]
+    widened = [0, 0, 20 if method == "nms" else 30, 10]
+    assert merged(touching, method, "ios", 0.5).xyxy.tolist() == [widened]
+
+
+def test_without_regard_to_classes_the_better_one_names_the_thing() -> None:
+    both = local(((0, 0, 10, 10), 0.8, "weed"), ((2, 0, 12, 10), 0.9, "plant"))
+
+    one = merged(both, "greedynmm", "ios", 0.5, class_agnostic=True)
+
+    assert one.label.tolist() == ["plant"]
+    assert one.xyxy.tolist() == [[0, 0, 12, 10]]
+
+
+def test_of_equally_scored_boxes_plain_merging_unites_twins_only() -> None:
+    boxes = local(((0, 0, 10, 10), 0.8), ((0, 0, 10, 10), 0.8), ((2, 0, 12, 10), 0.8))
+
+    assert merged(boxes, "nmm", "ios", 0.5).xyxy.tolist() == [[0, 0, 10, 10], [2, 0, 12, 10]]
+    assert merged(boxes, "greedynmm", "ios", 0.5).xyxy.tolist() == [[0, 0, 12, 10]]
 
 
 def test_greedy_merging_leaves_the_end_of_a_chain_and_plain_merging_takes_it() -> None:
@@ -90,44 +106,79 @@ def overlap(a: Box, b: Box, metric: Metric) -> float:
     return shared / (min(one, other) if metric == "ios" else one + other - shared)
 
 
-def plainly_merged(rows: list[Row], metric: Metric, threshold: float) -> list[Row]:
-    """Return what greedy merging means, written down step by step."""
-    waiting = sorted(rows, key=lambda row: (-row[1], *row[0]))
+def united(one: Box, other: Box) -> Box:
+    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
+
+
+def plainly_merged(
+    rows: list[Row], method: Method, metric: Metric, threshold: float, *, class_agnostic: bool
+) -> list[Row]:
+    """Return what merging means, written down step by step."""
+    by_turn = sorted(range(len(rows)), key=lambda row: (-rows[row][1], *rows[row][0]))
+    keeper: dict[int, int] = {}
+    groups: dict[int, list[int]] = {}
+    for row in by_turn:
+        if row not in keeper:
+            keeper[row] = row
+            groups[row] = []
+        elif method != "nmm":
+            continue
+        box, score, label = rows[row]
+        for other in range(len(rows)) if method == "nmm" else by_turn:
+            its_box, its_score, its_label = rows[other]
+            twin_or_less = its_score < score or (its_score == score and its_box == box)
+            if (
+                other not in keeper
+                and (class_agnostic or its_label == label)
+                and overlap(box, its_box, metric) >= threshold
+                and (method != "nmm" or twin_or_less)
+            ):
+                keeper[other] = keeper[row]
+                groups[keeper[row]].append(other)
     result: list[Row] = []
-    while waiting:
-        box, score, label = waiting.pop(0)
-        taken = [row for row in waiting if row[2] == label and overlap(box, row[0], metric) >= threshold]
-        waiting = [row for row in waiting if row not in taken]
-        for other, _, _ in taken:
-            if overlap(box, other, metric) > threshold:
-                box = (
-                    min(box[0], other[0]),
-                    min(box[1], other[1]),
-                    max(box[2], other[2]),
-                    max(box[3], other[3]),
-                )
+    for row, taken in groups.items():
+        box, score, label = rows[row]
+        for other in taken if method != "nms" else []:
+            if overlap(box, rows[other][0], metric) >= threshold:
+                box = united(box, rows[other][0])
+                label = rows[other][2] if rows[other][1] == score else label
         result.append((box, score, label))
     return result
 
 
 @st.composite
 def found(draw: st.DrawFn) -> list[Row]:
+    """Boxes on a small field, so that many overlap; some scored alike, some at the very same place."""
     rows = []
-    for i in range(draw(st.integers(0, 14))):
+    for _ in range(draw(st.integers(0, 20))):
         x, y = draw(st.integers(0, 40)), draw(st.integers(0, 40))
         w, h = draw(st.integers(1, 30)), draw(st.integers(1, 30))
-        rows.append(((x, y, x + w, y + h), (i + 1) / 16, draw(st.sampled_from(["plant", "weed"]))))
-    return rows
+        rows.append(
+            ((x, y, x + w, y + h), draw(st.integers(1, 12)) / 16, draw(st.sampled_from(["plant", "weed"])))
+        )
+    return rows + rows[: draw(st.integers(0, 2))]
 
 
-@settings(max_examples=300)
-@given(found(), st.sampled_from(["iou", "ios"]), st.sampled_from([0.2, 0.5, 0.8]))
-def test_greedy_merging_is_the_rule_written_down(rows: list[Row], metric: Metric, threshold: float) -> None:
-    fast = merged(local(*rows), "greedynmm", metric, threshold)
+@settings(max_examples=500)
+@given(
+    found(),
+    st.sampled_from(METHODS),
+    st.sampled_from(["iou", "ios"]),
+    st.sampled_from([0.1, 0.25, 0.5, 0.8, 1.0]),
+    st.booleans(),
+)
+def test_merging_is_the_rule_written_down(
+    rows: list[Row], method: Method, metric: Metric, threshold: float, class_agnostic: bool
+) -> None:
+    fast = merged(local(*rows), method, metric, threshold, class_agnostic=class_agnostic)
 
-    expected = plainly_merged(rows, metric, threshold)
-    assert sorted(map(tuple, fast.xyxy.tolist())) == sorted(box for box, _, _ in expected)
-    assert sorted(fast.score.tolist()) == pytest.approx(sorted(score for _, score, _ in expected))
+    expected = plainly_merged(rows, method, metric, threshold, class_agnostic=class_agnostic)
+    assert sorted(as_rows(fast)) == sorted(expected)
+
+
+def as_rows(boxes: LocalBoxes) -> list[Row]:
+    edges = [tuple(box) for box in boxes.xyxy.tolist()]
+    return list(zip(edges, boxes.score.tolist(), boxes.label.tolist(), strict=True))
 
 
 @given(found(), st.sampled_from(METHODS))

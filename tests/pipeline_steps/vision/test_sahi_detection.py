@@ -83,6 +83,28 @@ def test_segments_are_merged_each_by_itself() -> None:
     assert found.segment.tolist() == [101, 102]
 
 
+def test_a_pass_over_the_whole_picture_is_one_more_look_where_there_are_several_tiles() -> None:
+    models = SeeingModels()
+
+    found = run(
+        painted(200, 100, ("plant", (10, 20, 190, 80), 0.9)),
+        models=models,
+        perform_standard_pred=True,
+        **SMALL_TILES,
+    )
+    run(painted(90, 90), models=models, perform_standard_pred=True, **SMALL_TILES)
+
+    assert models.calls == [("plants", 3 + 1), ("plants", 1)]
+    assert [10, 20, 190, 80] in found.xyxy.tolist()
+
+
+def test_without_regard_to_classes_one_thing_is_found_once() -> None:
+    both = [("plant", (10, 10, 40, 40), 0.9), ("weed", (12, 12, 38, 38), 0.8)]
+
+    assert len(run(painted(100, 100, *both))) == 2
+    assert run(painted(100, 100, *both), class_agnostic=True).label.tolist() == ["plant"]
+
+
 def test_the_deadline_is_looked_at_between_calls() -> None:
     models = SeeingModels()
 
