@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -56,6 +56,11 @@ class Gathered:
         """Whether the subscription seemed empty at the end."""
         return self.ended is Ended.IDLE
 
+    @property
+    def left_some_out(self) -> bool:
+        """Whether letters that may be meant are not among these, although no limit was asked for."""
+        return self.ended is Ended.FULL or bool(self.unjudged)
+
 
 @dataclass(frozen=True, slots=True)
 class Browser:
@@ -68,6 +73,8 @@ class Browser:
     stop: Stop
     outage: float = 15.0
     """Seconds for which a broker that is away is waited for."""
+    skew: timedelta = timedelta(seconds=30)
+    """By how much this clock may be behind the broker's: a letter that is younger arrived meanwhile."""
     max_seen: int = MAX_SEEN
     max_bytes: int = MAX_BYTES
 
@@ -76,14 +83,14 @@ class Browser:
     ) -> Gathered:
         """Pull until nothing comes, or enough was found, and hold everything.
 
-        Letters that arrive meanwhile are taken, but do not keep it going: it ends also where new ones arrive
-        all the time.
+        Letters that arrive meanwhile are taken, but do not keep it going for long: it ends also where new
+        ones arrive all the time.
 
         Raises:
             BrokerUnavailable: the broker stayed away.
             BrokerMisconfigured: no such subscription, or no permission.
         """
-        started = datetime.now(UTC)
+        started = datetime.now(UTC) + self.skew
         found = Gathered()
         seen: set[str] = set()
         idle = size = 0

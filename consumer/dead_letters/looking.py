@@ -90,6 +90,8 @@ async def gathered(desk: Desk, search: Search) -> Gathered:
         raise Interrupted
     for letter in found.unjudged:
         complain(f"kept {letter.id}", f"whether it is meant cannot be told: {letter.unreadable}", "yellow")
+    if found.ended is Ended.FULL:
+        complain("warning", "no more are held at a time, and there may be others: run it again", "yellow")
     return found
 
 

@@ -175,7 +175,7 @@ async def _settled(
 def _code(desk: Desk, found: Gathered, settled: Settled) -> int:
     if desk.stop.interrupted:
         return INTERRUPTED
-    return FAILED if settled.trouble or settled.unacked or found.unjudged else DONE
+    return FAILED if settled.trouble or settled.unacked or found.left_some_out else DONE
 
 
 def _print_json(found: Gathered, settled: Settled, desk: Desk, more: Mapping[str, object]) -> None:

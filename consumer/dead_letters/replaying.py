@@ -51,7 +51,7 @@ async def replay_letters(search: Search, how: HowToReplay) -> int:
         return INTERRUPTED
     if tally.trouble:
         return BAD_INPUT if tally.needs_operator else FAILED
-    return FAILED if tally.kept or tally.unacked or found.unjudged else DONE
+    return FAILED if tally.kept or tally.unacked or found.left_some_out else DONE
 
 
 async def _decided(desk: Desk, place: Place, found: Gathered, how: HowToReplay, audit: Audit) -> Plan:

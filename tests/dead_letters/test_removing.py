@@ -8,12 +8,14 @@ import pty
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
 from consumer.dead_letters.archive import read_archive
+from consumer.dead_letters.browsing import Browser
 from contracts.dead_letter import StoredMessage
 from tests.dead_letters.postbox import (
     BUCKET,
@@ -115,6 +117,18 @@ class asked:  # noqa: N801 (a context)
             stream.close()
         os.close(self._terminal)
         os.close(self._theirs)
+
+
+def test_where_more_are_there_than_can_be_held_it_is_told_and_no_success(
+    post: PostBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(post, 6)
+    monkeypatch.setattr("consumer.dead_letters.desk.Browser", partial(Browser, max_seen=4))
+    done = post.command("discard", "--all", "--yes")
+
+    assert (done.returncode, done.stdout) == (1, "discarded 4 of 4 that match, 4 seen\n")
+    assert "warning: no more are held at a time, and there may be others: run it again" in done.stderr
+    assert post.left == 2
 
 
 def test_a_dry_run_discards_nothing(post: PostBox) -> None:
