@@ -23,7 +23,6 @@ from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.claims import BucketClaims, Claims, NoClaims
 from consumer.decode import Decoder
-from consumer.errors import CallbackFailed
 from consumer.failing import Failing
 from consumer.fetch import Fetcher
 from consumer.giving_up import GivingUp
@@ -39,10 +38,8 @@ from consumer.ops.health import health_app, serving
 from consumer.ops.loop_lag import LoopLag
 from consumer.ops.metrics import Metrics
 from consumer.ops.probes import probes_of, watch_worker
-from consumer.outbound.callback import Backend, Signer, hmac_signer, unsigned
+from consumer.outbound.backend import open_backend
 from consumer.outbound.dead_letter import DeadLetters
-from consumer.outbound.hosts import AllowedHosts
-from consumer.outbound.pinned import callback_client
 from consumer.outbound.results import ResultsPublisher
 from consumer.outcomes import Outcome
 from consumer.patience import Patience
@@ -102,11 +99,7 @@ async def open_worker(
     steps, metrics = steps or load_steps(), Metrics()
     routes, presets = load_routes(settings.routes_file), load_presets(settings.presets_file)
     async with AsyncExitStack() as resources:
-        base, hosts = _callback_hosts(settings, is_local=is_local)
-        client = await resources.enter_async_context(
-            callback_client(hosts, settings.backend_callback_timeout)
-        )
-        backend = Backend(client, base, hosts, _signer(settings))
+        backend = await resources.enter_async_context(open_backend(settings, is_local=is_local))
         if store is None:
             store = await asyncio.to_thread(_cloud_storage, settings)
             resources.push_async_callback(store.close)
@@ -114,7 +107,12 @@ async def open_worker(
         check_routes(routes, steps, manifest.specs(), settings.input_buckets)
         devices = settings.devices or await asyncio.to_thread(_all_devices)
         slots = settings.slots or SLOTS_PER_DEVICE * len(devices)
-        pool = await asyncio.to_thread(_pool, manifest, devices, store, metrics)
+        loop = asyncio.get_running_loop()
+
+        def on_broken(why: str) -> None:
+            loop.call_soon_threadsafe(worker.fail, why)
+
+        pool = await asyncio.to_thread(_pool, manifest, devices, store, metrics, on_broken)
         resources.push_async_callback(pool.close)
 
         endpoint = await asyncio.to_thread(Endpoint(emulator=settings.pubsub_emulator_host).ready)
@@ -243,56 +241,25 @@ def _all_devices() -> tuple[str, ...]:
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
-def _pool(manifest: Manifest, devices: tuple[str, ...], store: ObjectStore, metrics: Metrics) -> ModelPool:
+def _pool(
+    manifest: Manifest,
+    devices: tuple[str, ...],
+    store: ObjectStore,
+    metrics: Metrics,
+    on_broken: Callable[[str], None],
+) -> ModelPool:
     def on_batch(batch: BatchInfo) -> None:
         metrics.batch_ran(batch.model, batch.size, batch.seconds, batch.waited)
 
     if devices[0].startswith(SIMULATED):
-        return simulated_pool(manifest, devices, on_batch=on_batch)
+        return simulated_pool(manifest, devices, on_batch=on_batch, on_broken=on_broken)
     from consumer.models.torch_loader import torch_pool
 
     cache = Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}"
-    return torch_pool(manifest, devices, cache=cache, store=store, on_batch=on_batch)
+    return torch_pool(manifest, devices, cache=cache, store=store, on_batch=on_batch, on_broken=on_broken)
 
 
 def _cloud_storage(settings: Settings) -> ObjectStore:
     from consumer.storage.gcs import GcsStore
 
     return GcsStore(settings.google_cloud_project, emulator=settings.storage_emulator_host)
-
-
-def _callback_hosts(settings: Settings, *, is_local: bool) -> tuple[str | None, AllowedHosts]:
-    base = None if settings.backend_url == "none" else str(settings.backend_url)
-    entries = (*settings.callback_allowed_hosts, *([base] if base else []))
-    try:
-        hosts = AllowedHosts.of(entries, allow_loopback=is_local)
-    except ValueError as error:
-        raise InvalidSettings(f"CALLBACK_ALLOWED_HOSTS: {error}") from error
-    try:
-        if base:
-            hosts.check(base)
-    except CallbackFailed as error:
-        # Else every message would be given up for it.
-        hint = "; this machine's own addresses only with PUBSUB_EMULATOR_HOST"
-        raise InvalidSettings(f"BACKEND_URL: {error}{hint}") from error
-    return base, hosts
-
-
-def _signer(settings: Settings) -> Signer:
-    match settings.callback_auth:
-        case "hmac":
-            if settings.callback_hmac_key_file is None:
-                raise InvalidSettings("CALLBACK_HMAC_KEY_FILE: required with CALLBACK_AUTH=hmac")
-            try:
-                key = settings.callback_hmac_key_file.read_bytes().strip()
-            except OSError as error:
-                raise InvalidSettings(f"CALLBACK_HMAC_KEY_FILE: cannot be read: {error}") from error
-            if not key:
-                raise InvalidSettings(f"CALLBACK_HMAC_KEY_FILE: {settings.callback_hmac_key_file} is empty")
-            return hmac_signer(key)
-        case "oidc":
-            from consumer.outbound.oidc import oidc_signer
-
-            return oidc_signer()
-        case "none":
-            return unsigned

@@ -101,6 +101,7 @@ class Handler:
         except HoldExpired as error:
             return Outcome(Settle.HAND_BACK, error.code, WAIT_AGAIN)
         except Exception as error:  # noqa: BLE001 (every error ends here, and `Failing` hands it on)
+            handling.progress.stage = Stage.DELIVERING  # what is left is short, and a drain waits for it
             return await self.failing.settle(handling, error)
 
     async def _process(self, handling: Handling) -> Outcome:

@@ -15,7 +15,7 @@ from consumer.pipeline.run import StepFailed
 from consumer.redaction import redacted
 from contracts.failure import FailureClass
 from contracts.result import Failure
-from pipeline_steps.errors import StepError
+from pipeline_steps.errors import DeviceFailed, StepError
 
 
 class Settle(Enum):
@@ -70,7 +70,7 @@ POLICY: Mapping[FailureClass, Action] = {
 }
 
 WORKER_LOST, OUT_OF_MEMORY = "worker_lost", "out_of_memory"
-SUSPICIOUS = frozenset({WORKER_LOST, OUT_OF_MEMORY})
+SUSPICIOUS = frozenset({WORKER_LOST, OUT_OF_MEMORY, DeviceFailed.code})
 """After a run that ended like this, the next one runs alone: it may have brought others down with it."""
 
 INTERNAL_ATTEMPTS = 2

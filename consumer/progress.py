@@ -15,7 +15,7 @@ class Stage(Enum):
     """Leased, but nothing expensive has begun: for its turn, or for another worker's claim."""
     RUNNING = auto()
     DELIVERING = auto()
-    """Its result is recorded; what is left is short."""
+    """It has a result, or has failed; what is left is short."""
 
 
 @dataclass

@@ -49,12 +49,13 @@ async def serve(settings: Settings | None = None) -> int:
         async with open_worker(settings, is_local=settings.pubsub_emulator_host is not None) as running:
             signals.worker = running.worker
             await running.worker.run()
-            leave_within(CLOSE_TIMEOUT, signals.exit_code)
+            code = FAILED if running.worker.broken else signals.exit_code
+            leave_within(CLOSE_TIMEOUT, code)
     except (StepError, BrokerError, OSError) as error:
         log.critical("start_failed", error=str(error) or type(error).__name__)
         return FAILED
     log.info("drained")
-    return signals.exit_code
+    return code
 
 
 class Signals:

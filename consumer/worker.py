@@ -66,6 +66,8 @@ class Worker:
     is_pulling: bool = False
     trouble: str = ""
     """Why messages cannot be pulled, while that is so."""
+    broken: str = ""
+    """Why it ended by itself."""
     _tasks: dict[asyncio.Task[None], Progress] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,6 +88,12 @@ class Worker:
         """Return for how many seconds the oldest thread has outlived its run."""
         oldest = min(self._lingering_since.values(), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def fail(self, why: str) -> None:
+        """Hand everything back and end: this process can compute nothing any more."""
+        log.critical("worker_broken", error=why)
+        self.broken, self.drain_mode = why, "abort"
+        self.stop()
 
     def stop(self) -> None:
         """Ask the worker to drain; `run` returns when it has."""

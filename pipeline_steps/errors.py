@@ -12,6 +12,7 @@ Each error knows its failure class, which decides what happens to the message (`
       + StoreMisconfigured         configuration: our credentials or bucket are wrong
       + StoreUnavailable           transient: the object store had a bad moment
       + DeviceOverloaded           transient: out of memory even for one item
+      + DeviceFailed               transient: the device broke while it had the photo, and the worker ends
       + DeadlineExceeded           internal: the step or the pipeline ran out of time
       + Superseded                 superseded: the photo was replaced before it was read
 """
@@ -89,6 +90,14 @@ class DeviceOverloaded(StepError):
 
     code = "device_overloaded"
     failure_class = FailureClass.TRANSIENT
+
+
+class DeviceFailed(StepError):
+    """The device broke while it computed for this photo, perhaps because of it."""
+
+    code = "device_failed"
+    failure_class = FailureClass.TRANSIENT
+    is_outage = True
 
 
 class DeadlineExceeded(StepError):

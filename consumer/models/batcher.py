@@ -1,27 +1,32 @@
 """Micro-batching: whenever the device is free it takes everything compatible that waits; it never waits.
 
-Items wait in *buckets*, one per model and shape. The device takes from the bucket that has gone unserved the
-longest, up to the model's largest batch, one item of each job in turn: a photo with a hundred tiles shares
-every batch with the photos behind it. A failing batch is halved until the bad item stands alone; a batch that
-does not fit into memory is halved too, and the size that fits is remembered.
+Items wait in *buckets*, one per model and shape, and are taken in the order that is fair (`waiting.py`), up
+to the model's largest batch: a photo with a hundred tiles shares every batch with the photos behind it, and a
+tenant with a hundred photos with the tenants behind it. A failing batch is halved until the bad item stands
+alone; a batch that does not fit into memory is halved too, and the size that fits is kept to for a while.
+After an error that the device does not recover from, nothing more is tried on it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 import traceback
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from consumer.models.device import DeviceThread
+from consumer.models.replies import Call, Request, answer, fail
 from consumer.models.runner import AnyRunner
-from consumer.models.waiting import Bucket, Call, Key, Request
-from pipeline_steps.errors import DeviceOverloaded, ModelUnavailable
+from consumer.models.waiting import Key, Owner, Waiting
+from pipeline_steps.errors import DeviceFailed, DeviceOverloaded, ModelUnavailable
+
+_FIT_SECONDS = 300.0
+"""How long a batch is kept to the size that fitted into memory."""
+NOBODY = Owner(None, None)
 
 
 class Trigger(StrEnum):
@@ -56,8 +61,21 @@ class BatchSizeMismatch(RuntimeError):
 class _Batch(NamedTuple):
     key: Key
     runner: AnyRunner
-    requests: list[Request]
+    items: list[tuple[Hashable, Request]]
+    """With the tenant of each."""
     trigger: Trigger
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for _, request in self.items]
+
+
+class _Fit(NamedTuple):
+    """How many items of a bucket fit into the device's memory."""
+
+    size: int
+    until: float
+    """When more are tried again: what else took the memory may be gone."""
 
 
 class Batcher:
@@ -66,6 +84,7 @@ class Batcher:
     Args:
         thread: the device's thread.
         on_batch: told of every batch, on that thread: it must be quick and may not raise.
+        on_broken: told, on that thread, why the device answers nobody any more.
         clock: monotonic seconds.
     """
 
@@ -74,20 +93,24 @@ class Batcher:
         thread: DeviceThread,
         *,
         on_batch: Callable[[BatchInfo], None] = lambda _: None,
+        on_broken: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._thread = thread
         self._on_batch = on_batch
+        self._on_broken = on_broken
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: OrderedDict[Key, Bucket] = OrderedDict()
+        self._waiting = Waiting()
         self._halves: deque[_Batch] = deque()
-        self._fits: dict[Key, int] = {}
+        self._fits: dict[Key, _Fit] = {}
         self._has_turn = False
-        self._closed = False
+        self._running = 0
+        self._closed = ""
+        """Why nothing is taken any more."""
 
     async def submit(
-        self, model: str, runner: AnyRunner, ready: Sequence[Any], *, job: Hashable = None
+        self, model: str, runner: AnyRunner, ready: Sequence[Any], *, owner: Owner = NOBODY
     ) -> list[Any]:
         """Return one answer for each of the prepared items, in order.
 
@@ -97,11 +120,12 @@ class Batcher:
             model: the model's name.
             runner: the model, on this device.
             ready: what its `prepare` gave.
-            job: items of one job take turns with those of others.
+            owner: for whom: tenants share the device, and a tenant's jobs its share.
 
         Raises:
             DeviceOverloaded: an item does not fit into the device's memory even alone.
-            ModelUnavailable: the batcher was closed.
+            DeviceFailed: the device broke while it had one of these items.
+            ModelUnavailable: the batcher was closed, or the device broke before.
             Exception: what the model raised for one of these items alone.
         """
         if not ready:
@@ -111,10 +135,9 @@ class Batcher:
         now = self._clock()
         with self._lock:
             if self._closed:
-                raise ModelUnavailable(f"model {model!r}: the worker is shutting down")
+                raise ModelUnavailable(f"model {model!r}: {self._closed}")
             for position, (key, item) in enumerate(zip(keys, ready, strict=True)):
-                bucket = self._buckets.setdefault(key, Bucket(runner))
-                bucket.jobs.setdefault(job, deque()).append(Request(call, position, item, now))
+                self._waiting.add(key, runner, owner, Request(call, position, item, now))
         # Not at once: everybody who was answered by the last batch asks again in this same round of the loop,
         # and would otherwise miss the batch that the first of them starts.
         call.loop.call_soon(self._wake)
@@ -123,19 +146,21 @@ class Batcher:
     def waiting(self) -> int:
         """Return how many items wait for the device."""
         with self._lock:
-            queued = sum(len(queue) for bucket in self._buckets.values() for queue in bucket.jobs.values())
-            return queued + sum(len(batch.requests) for batch in self._halves)
+            return len(self._waiting) + sum(len(batch.items) for batch in self._halves)
 
-    def close(self) -> None:
+    def load(self) -> int:
+        """Return how many items the device has before it is free: those that wait, and those it is at."""
+        return self.waiting() + self._running
+
+    def close(self, why: str = "the worker is shutting down") -> None:
         """Take nothing more; whoever still waits gets `ModelUnavailable`."""
         with self._lock:
-            self._closed = True
-            left = [request for bucket in self._buckets.values() for request in bucket.take(1 << 62)]
+            self._closed = self._closed or why
+            left = self._waiting.clear()
             left += [request for batch in self._halves for request in batch.requests]
-            self._buckets.clear()
             self._halves.clear()
         for call in {id(request.call): request.call for request in left}.values():
-            _fail(call, ModelUnavailable("the worker is shutting down"))
+            fail(call, ModelUnavailable(why))
 
     # From here on: the device's thread.
 
@@ -150,10 +175,12 @@ class Batcher:
         """Run one batch; if more waits, queue for another turn, behind whatever else the device is to do."""
         batch = self._next()
         if batch is not None:
+            self._running = len(batch.items)
             self._run(batch)
+            self._running = 0
             del batch  # the pictures in it are not needed while we wait
         with self._lock:
-            self._has_turn = bool(self._buckets or self._halves)
+            self._has_turn = bool(self._waiting or self._halves)
             again = self._has_turn
         if again:
             self._thread.post(self._turn)
@@ -161,19 +188,27 @@ class Batcher:
     def _next(self) -> _Batch | None:
         with self._lock:
             while self._halves:
-                key, runner, requests, trigger = self._halves.popleft()
-                if requests := [request for request in requests if not request.call.over]:
-                    return _Batch(key, runner, requests, trigger)
-            while self._buckets:
-                key, bucket = self._buckets.popitem(last=False)
-                most = min(bucket.runner.max_batch(key.bucket), self._fits.get(key, 1 << 62))
-                requests = bucket.take(most)
-                if bucket.jobs:
-                    self._buckets[key] = bucket  # behind the others
-                if requests:
-                    trigger = Trigger.FULL if len(requests) == most else Trigger.FREE
-                    return _Batch(key, bucket.runner, requests, trigger)
+                batch = self._halves.popleft()
+                if items := [item for item in batch.items if not item[1].call.over]:
+                    return batch._replace(items=items)
+            while following := self._waiting.next_key():
+                key, runner = following
+                most = self._most(key, runner)
+                if items := self._waiting.take(key, most):
+                    trigger = Trigger.FULL if len(items) == most else Trigger.FREE
+                    return _Batch(key, runner, items, trigger)
         return None
+
+    def _most(self, key: Key, runner: AnyRunner) -> int:
+        """Return how many items a batch may have: the model's most, or what fitted lately."""
+        most, fit = runner.max_batch(key.bucket), self._fits.get(key)
+        if fit is None:
+            return most
+        if self._clock() > fit.until:
+            fit = self._fits[key] = _Fit(2 * fit.size, self._clock() + _FIT_SECONDS)
+            if fit.size >= most:
+                del self._fits[key]
+        return min(most, fit.size)
 
     def _run(self, batch: _Batch) -> None:
         began = self._clock()
@@ -189,18 +224,28 @@ class Batcher:
             out_of_memory = self._thread.device.is_out_of_memory(error)
             failure = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         ended = self._clock()
+        with self._lock:
+            self._waiting.charge((tenant for tenant, _ in batch.items), ended - began)
         self._on_batch(
             BatchInfo(
                 batch.key.model,
                 batch.key.bucket,
-                len(batch.requests),
+                len(batch.items),
                 batch.trigger,
                 ended - began,
                 began - min(request.since for request in batch.requests),
             )
         )
         if failure is None:
-            _answer(batch.requests, answers)
+            answer(batch.requests, answers)
+            return
+        if self._thread.device.is_broken(failure):
+            # Its batch may be what broke it, so those messages have used up an attempt; the others have not.
+            why = f"{self._thread.device.name} is broken: {failure}"
+            for request in batch.requests:
+                fail(request.call, DeviceFailed(f"model {batch.key.model!r}: {why}"))
+            self.close(why)
+            self._on_broken(why)
             return
         if out_of_memory:
             failure = DeviceOverloaded(
@@ -212,16 +257,16 @@ class Batcher:
 
     def _divide(self, batch: _Batch, failure: Exception, *, out_of_memory: bool) -> None:
         """Give each half of a failed batch another try; fail the item that stands alone."""
-        size = len(batch.requests)
+        size = len(batch.items)
         if size == 1:
-            _fail(batch.requests[0].call, failure)
+            fail(batch.requests[0].call, failure)
             return
         middle = (size + 1) // 2
         with self._lock:
             if out_of_memory:
-                self._fits[batch.key] = min(self._fits.get(batch.key, size), middle)
-            for half in (batch.requests[middle:], batch.requests[:middle]):
-                self._halves.appendleft(_Batch(batch.key, batch.runner, half, Trigger.SPLIT))
+                self._fits[batch.key] = _Fit(middle, self._clock() + _FIT_SECONDS)
+            for half in (batch.items[middle:], batch.items[:middle]):
+                self._halves.appendleft(batch._replace(items=half, trigger=Trigger.SPLIT))
 
 
 def _one_each(batch: _Batch, answers: Sequence[Any]) -> Sequence[Any]:
@@ -230,41 +275,3 @@ def _one_each(batch: _Batch, answers: Sequence[Any]) -> Sequence[Any]:
             f"model {batch.key.model!r} gave {len(answers)} answers to {len(batch.requests)} items"
         )
     return answers
-
-
-def _answer(requests: Sequence[Request], answers: Sequence[Any]) -> None:
-    complete = []
-    for request, answer in zip(requests, answers, strict=True):
-        call = request.call
-        call.answers[request.position] = answer
-        call.missing -= 1
-        if call.missing == 0:
-            complete.append(call)
-    by_loop: dict[asyncio.AbstractEventLoop, list[Call]] = {}
-    for call in complete:
-        by_loop.setdefault(call.loop, []).append(call)
-    for loop, calls in by_loop.items():
-        _in(loop, _settle, calls)  # one wake-up for all of them
-
-
-def _settle(calls: list[Call]) -> None:
-    for call in calls:
-        if not call.reply.done():
-            call.reply.set_result(call.answers)
-
-
-def _fail(call: Call, failure: Exception) -> None:
-    call.failed = True
-    if isinstance(failure, StopIteration):  # a future refuses it
-        failure = RuntimeError(f"the model raised {failure!r}")
-
-    def tell() -> None:
-        if not call.reply.done():
-            call.reply.set_exception(failure)
-
-    _in(call.loop, tell)
-
-
-def _in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    if not loop.is_closed():  # a worker that was stopped in the middle leaves no one to tell
-        loop.call_soon_threadsafe(function, *args)

@@ -27,6 +27,10 @@ class Device(Protocol):
         """Say whether a smaller batch may succeed where this error was raised."""
         ...
 
+    def is_broken(self, error: BaseException) -> bool:
+        """Say whether nothing can be computed in this process any more after this error."""
+        ...
+
     def release_memory(self) -> None:
         """Give back what is cached but not used."""
         ...

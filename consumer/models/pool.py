@@ -10,11 +10,12 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from consumer.models.batcher import Batcher, BatchInfo
+from consumer.models.batcher import NOBODY, Batcher, BatchInfo
 from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.runner import AnyRunner, Prompt
+from consumer.models.waiting import Owner
 from pipeline_steps.errors import ModelMismatch, ModelUnavailable
 from pipeline_steps.models import ModelKind, Models, ModelSpec
 
@@ -59,9 +60,10 @@ class ModelPool(ModelCalls):
 
     Args:
         manifest: which models there are.
-        devices: where they run; at present all models are on the first.
+        devices: where they run; each has every model, and what is asked goes to the one with least to do.
         loader: how they are read.
         on_batch: told of every batch that ran, on the device's thread: quick, and raises nothing.
+        on_broken: told, on the device's thread, why a device answers nobody any more.
     """
 
     def __init__(
@@ -71,11 +73,14 @@ class ModelPool(ModelCalls):
         loader: Loader,
         *,
         on_batch: Callable[[BatchInfo], None] = lambda _: None,
+        on_broken: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._manifest = manifest
         self._loader = loader
         threads = [DeviceThread(device) for device in devices]
-        self._lanes = tuple(_Lane(thread, Batcher(thread, on_batch=on_batch)) for thread in threads)
+        self._lanes = tuple(
+            _Lane(thread, Batcher(thread, on_batch=on_batch, on_broken=on_broken)) for thread in threads
+        )
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
         self._replicas: dict[str, asyncio.Task[tuple[_Replica, ...]]] = {}
         self._started = False
@@ -125,8 +130,8 @@ class ModelPool(ModelCalls):
         """Return the models as one job sees them.
 
         Args:
-            job: its items take turns with those of other jobs.
-            tenant_id: gets the models that the manifest's overrides name for it.
+            job: its items take turns with those of the tenant's other jobs.
+            tenant_id: shares the devices evenly with others, and gets the models the manifest has for it.
         """
         return _JobModels(self, self._manifest, job, tenant_id)
 
@@ -135,10 +140,10 @@ class ModelPool(ModelCalls):
         return self._entry(name).spec
 
     async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
-        return await self.ask(name, kinds, items, job=None)
+        return await self.ask(name, kinds, items)
 
     async def ask(
-        self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any], *, job: Hashable
+        self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any], owner: Owner = NOBODY
     ) -> list[Any]:
         """Return the model's answer to each item, in order; what all calls of `Models` are made of.
 
@@ -146,12 +151,13 @@ class ModelPool(ModelCalls):
             name: the model.
             kinds: what it may be.
             items: pictures, or for a `sam` model prompts.
-            job: whom they are for.
+            owner: whom they are for.
 
         Raises:
             ModelUnavailable: no such model, it does not load, or the pool was closed.
             ModelMismatch: it is of another kind, or did not make the embedding that is asked about.
             DeviceOverloaded: an item does not fit into memory even alone.
+            DeviceFailed: the device broke while it had one of the items.
         """
         kind = self._entry(name).kind
         if kind not in kinds:
@@ -159,7 +165,7 @@ class ModelPool(ModelCalls):
         replicas = await self._loaded(name)
         runner, lane = self._choose(name, replicas, items)
         ready = await self._prepare(runner, items)
-        return await lane.batcher.submit(name, runner, ready, job=job)
+        return await lane.batcher.submit(name, runner, ready, owner=owner)
 
     def _entry(self, name: str) -> ModelEntry:
         model = self._manifest.models.get(name)
@@ -180,7 +186,6 @@ class ModelPool(ModelCalls):
         return await asyncio.shield(loading)  # whoever gives up does not stop it for the others
 
     async def _load(self, name: str) -> tuple[_Replica, ...]:
-        lanes = self._lanes[:1]
         place = await self._loader.load(self._entry(name))
 
         def warm(device: Device) -> AnyRunner:
@@ -189,7 +194,7 @@ class ModelPool(ModelCalls):
             return runner
 
         replicas = []
-        for lane in lanes:
+        for lane in self._lanes:
             device = lane.thread.device
             try:
                 runner = await asyncio.wrap_future(lane.thread.call(partial(warm, device)))
@@ -201,14 +206,14 @@ class ModelPool(ModelCalls):
         return tuple(replicas)
 
     def _choose(self, name: str, replicas: Sequence[_Replica], items: Sequence[Any]) -> _Replica:
-        """Return the replica that made the embedding asked about, else the one with the shortest queue."""
+        """Return the replica that made the embedding asked about, else the one with least to do."""
         if items and isinstance(items[0], Prompt):
             maker = getattr(items[0].embedding, "maker", None)
             for replica in replicas:
                 if replica.runner is maker:
                     return replica
             raise ModelMismatch(f"model {name!r} did not make the embedding it was asked about")
-        return min(replicas, key=lambda replica: replica.lane.batcher.waiting())
+        return min(replicas, key=lambda replica: replica.lane.batcher.load())
 
     async def _prepare(self, runner: AnyRunner, items: Sequence[Any]) -> list[Any]:
         def prepare() -> list[Any]:
@@ -225,8 +230,8 @@ class _JobModels(ModelCalls):
     def __init__(self, pool: ModelPool, manifest: Manifest, job: Hashable, tenant_id: str) -> None:
         self._pool = pool
         self._manifest = manifest
-        self._job = job
         self._tenant_id = tenant_id
+        self._owner = Owner(tenant_id, job)
 
     def spec(self, name: str) -> ModelSpec:
         """Return what the manifest says of the model this tenant gets for `name`."""
@@ -234,4 +239,4 @@ class _JobModels(ModelCalls):
 
     async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
         mine = self._manifest.for_tenant(name, self._tenant_id)
-        return await self._pool.ask(mine, kinds, items, job=self._job)
+        return await self._pool.ask(mine, kinds, items, self._owner)

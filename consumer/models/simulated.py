@@ -21,6 +21,10 @@ class SimulatedOutOfMemory(RuntimeError):
     """The pretended device has not enough memory for this batch."""
 
 
+class SimulatedBreak(RuntimeError):
+    """The pretended device is broken, as a GPU is after an illegal memory access."""
+
+
 class SimulatedDevice:
     """A device without hardware."""
 
@@ -37,6 +41,10 @@ class SimulatedDevice:
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Its own error only."""
         return isinstance(error, SimulatedOutOfMemory)
+
+    def is_broken(self, error: BaseException) -> bool:
+        """Its own error only."""
+        return isinstance(error, SimulatedBreak)
 
     def release_memory(self) -> None:
         """Count it."""

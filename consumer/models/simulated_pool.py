@@ -2,7 +2,7 @@
 
 Its models answer with made-up things in the types of the real ones. Options follow the name, separated by
 colons: `simulated:fixed=0.01:per_item=0.005:memory=4:found=3:control=/run/device`. With `control` it
-misbehaves on demand, for as long as that file says `hang`, `fail` or `oom`.
+misbehaves on demand, for as long as that file says `hang`, `fail`, `oom` or `break`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from consumer.models.device import Device
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.pool import ModelPool, Place
 from consumer.models.runner import AnyRunner, Prompt
-from consumer.models.simulated import SimulatedDevice, SimulatedOutOfMemory
+from consumer.models.simulated import SimulatedBreak, SimulatedDevice, SimulatedOutOfMemory
 from consumer.models.simulated_answers import answers
 from pipeline_steps.errors import ModelUnavailable
 
@@ -42,7 +42,7 @@ class Behaviour(BaseModel):
     found: int = Field(3, ge=0)
     """Things that are found on every picture."""
     control: Path | None = None
-    """A file that may say `hang`, `fail` or `oom`."""
+    """A file that may say `hang`, `fail`, `oom` or `break`."""
 
     @classmethod
     def parse(cls, device: str) -> Behaviour:
@@ -106,6 +106,8 @@ class ObedientRunner:
             order = self._order()
         if order == "fail":
             raise SimulatedFailure("the simulated device failed")
+        if order == "break":
+            raise SimulatedBreak("the simulated device broke")
         told = self._behaviour
         time.sleep(told.fixed + told.per_item * len(batch))
         if order == "oom" or (told.memory is not None and len(batch) > told.memory):
@@ -144,7 +146,11 @@ class _Loader:
 
 
 def simulated_pool(
-    manifest: Manifest, devices: Sequence[str], *, on_batch: Callable[[BatchInfo], None] = lambda _: None
+    manifest: Manifest,
+    devices: Sequence[str],
+    *,
+    on_batch: Callable[[BatchInfo], None] = lambda _: None,
+    on_broken: Callable[[str], None] = lambda _: None,
 ) -> ModelPool:
     """Return a pool that pretends to have the manifest's models on these devices.
 
@@ -155,5 +161,9 @@ def simulated_pool(
     if any(behaviour != behaviours[0] for behaviour in behaviours):
         raise ModelUnavailable(f"devices {', '.join(devices)}: simulated devices all behave alike")
     return ModelPool(
-        manifest, [SimulatedDevice() for _ in devices], _Loader(behaviours[0]), on_batch=on_batch
+        manifest,
+        [SimulatedDevice() for _ in devices],
+        _Loader(behaviours[0]),
+        on_batch=on_batch,
+        on_broken=on_broken,
     )

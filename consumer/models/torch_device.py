@@ -12,6 +12,17 @@ from pipeline_steps.errors import ModelUnavailable
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
+_STICKY = (
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "device-side assert",
+    "unspecified launch failure",
+    "hardware stack error",
+    "uncorrectable ECC error",
+    "NVLink error",
+)
+
 
 class TorchDevice:
     """The CPU, or one GPU."""
@@ -51,6 +62,10 @@ class TorchDevice:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             return True
         return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+    def is_broken(self, error: BaseException) -> bool:
+        """Say whether it is an error after which every call to CUDA fails until the process ends."""
+        return self.torch.type == "cuda" and any(words in str(error) for words in _STICKY)
 
     def release_memory(self) -> None:
         """Give back what torch keeps cached."""

@@ -70,7 +70,7 @@ class TorchLoader:
         """
         if model.kind not in RUNNERS:
             raise ModelUnavailable(
-                f"model {model.name!r}: this worker runs no {model.kind} models yet: take it out of models.yaml"
+                f"model {model.name!r}: this worker runs no {model.kind} models yet: take it off models.yaml"
             )
         file = await self._cache.fetch(self._manifest, model)
         network = await asyncio.to_thread(load, model, file, self._architectures)
@@ -84,6 +84,7 @@ def torch_pool(
     cache: Path,
     store: ObjectStore | None = None,
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
+    on_broken: Callable[[str], None] = lambda _: None,
 ) -> ModelPool:
     """Return a pool of the manifest's models on torch's devices, and let torch use its share of the CPU only.
 
@@ -93,13 +94,15 @@ def torch_pool(
         cache: folder for weights that are fetched from a bucket.
         store: where those are read.
         on_batch: see `ModelPool`.
+        on_broken: see `ModelPool`.
 
     Raises:
         ModelUnavailable: this machine has no such device.
     """
     limit_threads(on_gpu=any(name.startswith("cuda") for name in devices))
     loader = TorchLoader(manifest, WeightCache(cache, store))
-    return ModelPool(manifest, [TorchDevice(name) for name in devices], loader, on_batch=on_batch)
+    found = [TorchDevice(name) for name in devices]
+    return ModelPool(manifest, found, loader, on_batch=on_batch, on_broken=on_broken)
 
 
 def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:

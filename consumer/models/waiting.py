@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from consumer.models.replies import Request
 from consumer.models.runner import AnyRunner
 
-
-class Call:
-    """The items one caller waits for."""
-
-    def __init__(self, items: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.reply: asyncio.Future[list[Any]] = self.loop.create_future()
-        self.answers: list[Any] = [None] * items
-        self.missing = items
-        self.failed = False
-
-    @property
-    def over(self) -> bool:
-        """Whether nobody needs its remaining items: one failed, or the caller gave up."""
-        return self.failed or self.reply.done()
-
-
-class Request(NamedTuple):
-    """One item of a call."""
-
-    call: Call
-    position: int
-    ready: Any
-    """The item as its model's `prepare` left it."""
-    since: float
-    """When it was asked, in monotonic seconds."""
+_TENANTS = 1000
+"""From so many on, those who wait for nothing are forgotten."""
 
 
 class Key(NamedTuple):
@@ -45,21 +21,112 @@ class Key(NamedTuple):
     bucket: Hashable
 
 
+class Owner(NamedTuple):
+    """For whom an item is asked."""
+
+    tenant: Hashable
+    job: Hashable
+
+
 @dataclass(slots=True)
 class Bucket:
-    """The items of one key that wait, by the job they are for; the job whose turn is next comes first."""
+    """The items of one key that wait: by tenant, then by job; whose turn is next comes first."""
 
     runner: AnyRunner
-    jobs: OrderedDict[Hashable, deque[Request]] = field(default_factory=OrderedDict)
+    tenants: dict[Hashable, OrderedDict[Hashable, deque[Request]]] = field(default_factory=dict)
 
-    def take(self, most: int) -> list[Request]:
-        """Remove and return up to `most` requests that somebody still waits for, one of each job in turn."""
-        taken: list[Request] = []
-        while self.jobs and len(taken) < most:
-            job, waiting = self.jobs.popitem(last=False)
-            request = waiting.popleft()
-            if waiting:
-                self.jobs[job] = waiting  # behind the others
-            if not request.call.over:
-                taken.append(request)
+    def add(self, owner: Owner, request: Request) -> None:
+        """Put an item behind the others of its job."""
+        jobs = self.tenants.setdefault(owner.tenant, OrderedDict())
+        jobs.setdefault(owner.job, deque()).append(request)
+
+    def pop(self, tenant: Hashable) -> Request:
+        """Remove and return the next item of a tenant: one of each of its jobs in turn."""
+        jobs = self.tenants[tenant]
+        job, waiting = jobs.popitem(last=False)
+        request = waiting.popleft()
+        if waiting:
+            jobs[job] = waiting  # behind the others
+        elif not jobs:
+            del self.tenants[tenant]
+        return request
+
+
+class Waiting:
+    """Everything that waits for one device. Whoever uses it from several threads locks it.
+
+    Time on the device is shared by tenants, and a tenant's share by its jobs. Of the tenants that wait, the
+    one that had the least of it is served next, from whichever of its buckets went unserved the longest; what
+    else waits there fills the batch, the tenants by turns. A tenant that comes back starts level with those
+    who waited: what it did not use it does not get later.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[Key, Bucket] = OrderedDict()
+        self._count: Counter[Hashable] = Counter()
+        self._had: dict[Hashable, float] = {}
+        """Seconds on the device of each tenant that waits, above a level that all of them have."""
+        self._level = 0.0
+
+    def __len__(self) -> int:
+        return self._count.total()
+
+    def add(self, key: Key, runner: AnyRunner, owner: Owner, request: Request) -> None:
+        """Put an item behind the others."""
+        self._buckets.setdefault(key, Bucket(runner)).add(owner, request)
+        if not self._count[owner.tenant]:
+            self._had[owner.tenant] = max(self._had.get(owner.tenant, 0.0), self._level)
+        self._count[owner.tenant] += 1
+
+    def next_key(self) -> tuple[Key, AnyRunner] | None:
+        """Return what is served next; None if nothing waits."""
+        if not self._count:
+            return None
+        tenant = min(self._count, key=self._had.__getitem__)
+        self._level = self._had[tenant]
+        for key, bucket in self._buckets.items():
+            if tenant in bucket.tenants:
+                return key, bucket.runner
+        raise AssertionError(f"tenant {tenant!r} waits nowhere")
+
+    def take(self, key: Key, most: int) -> list[tuple[Hashable, Request]]:
+        """Remove and return up to `most` items of a bucket that are still waited for, with their tenants."""
+        bucket = self._buckets.pop(key)
+        taken: list[tuple[Hashable, Request]] = []
+        while bucket.tenants and len(taken) < most:
+            for tenant in sorted(bucket.tenants, key=self._had.__getitem__):
+                if len(taken) == most:
+                    break
+                request = bucket.pop(tenant)
+                self._forget(tenant)
+                if not request.call.over:
+                    taken.append((tenant, request))
+        if bucket.tenants:
+            self._buckets[key] = bucket  # behind the others
         return taken
+
+    def charge(self, tenants: Iterable[Hashable], seconds: float) -> None:
+        """Note that a batch of these tenants' items, one entry for each, took so long."""
+        items = Counter(tenants)
+        for tenant, count in items.items():
+            self._had[tenant] = self._had.get(tenant, self._level) + seconds * count / items.total()
+        if len(self._had) > _TENANTS:  # names that messages choose must not pile up
+            self._had = {t: had for t, had in self._had.items() if t in self._count or had > self._level}
+
+    def clear(self) -> list[Request]:
+        """Remove and return everything."""
+        left = [
+            request
+            for bucket in self._buckets.values()
+            for jobs in bucket.tenants.values()
+            for waiting in jobs.values()
+            for request in waiting
+        ]
+        self._buckets.clear()
+        self._count.clear()
+        return left
+
+    def _forget(self, tenant: Hashable) -> None:
+        self._count[tenant] -= 1
+        if not self._count[tenant]:
+            del self._count[tenant]

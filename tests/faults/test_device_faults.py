@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.invariants import judge
+from tests.faults.kept_alive import kept_alive
 from tests.faults.peers import ONCE, Peers, Sent, lasts, step
 
 SEEING = (step("work"), step("detection"), step("count"))
@@ -94,6 +95,32 @@ def test_u3_a_device_that_fails_gives_its_messages_up_after_two_attempts_and_the
 
     assert [letter.attempts for letter in peers.letters(bad)] == [2]
     assert peers.tally(good) == ONCE
+    judge(peers)
+
+
+def test_u3_a_broken_device_ends_the_worker_and_another_goes_on(peers: Peers, control: Path) -> None:
+    control.write_text("")
+    broken = peers.worker(DEVICES=f"simulated:control={control}").until_ready()
+    control.write_text("break")
+    seeing = send_seeing(peers)
+
+    assert broken.ended(20) == 1
+    assert not peers.acked(seeing)
+    control.write_text("")
+    peers.worker(DEVICES=f"simulated:control={control}")
+    peers.until_settled()
+    tally = peers.tally(seeing)
+    assert (tally.runs, tally.effects, tally.letters) == (2, 1, 0)
+    judge(peers)
+
+
+def test_u3_what_breaks_every_device_is_given_up_after_its_attempts(peers: Peers, control: Path) -> None:
+    control.write_text("break")
+    seeing = send_seeing(peers)
+    with kept_alive(peers, 1, DEVICES=f"simulated:control={control}", MAX_ATTEMPTS="3"):
+        peers.until_settled(60)
+
+    assert [letter.attempts for letter in peers.letters(seeing)] == [3]
     judge(peers)
 
 

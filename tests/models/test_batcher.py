@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from consumer.models.batcher import Batcher, BatchInfo, BatchSizeMismatch, Trigger
 from consumer.models.device import DeviceThread
-from consumer.models.simulated import SimulatedDevice, SimulatedRunner
-from pipeline_steps.errors import DeviceOverloaded, ModelUnavailable
+from consumer.models.replies import Call, Request
+from consumer.models.simulated import SimulatedBreak, SimulatedDevice, SimulatedRunner
+from consumer.models.waiting import Key, Owner, Waiting
+from pipeline_steps.errors import DeviceFailed, DeviceOverloaded, ModelUnavailable
 
 FIRST = "the batch that keeps the device busy"
 
@@ -28,11 +31,15 @@ class Bench:
         self.device = SimulatedDevice()
         self.thread = DeviceThread(self.device)
         self.told: list[BatchInfo] = []
-        self.batcher = Batcher(self.thread, on_batch=self.told.append)
+        self.now = 1000.0
+        self.broken: list[str] = []
+        self.batcher = Batcher(
+            self.thread, on_batch=self.told.append, on_broken=self.broken.append, clock=lambda: self.now
+        )
         self.runner = SimulatedRunner(**runner)
 
-    async def ask(self, items: list[Any], job: str | None = None) -> list[Any]:
-        return await self.batcher.submit("m", self.runner, items, job=job)
+    async def ask(self, items: list[Any], job: str | None = None, tenant: str = "acme") -> list[Any]:
+        return await self.batcher.submit("m", self.runner, items, owner=Owner(tenant, job))
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
@@ -131,6 +138,74 @@ def test_a_photo_of_a_hundred_tiles_does_not_starve_a_photo_of_one() -> None:
         await asyncio.gather(*tasks)
 
     assert "b0" in run(scenario, largest=4).batches[0]
+
+
+def test_a_tenant_of_a_hundred_photos_shares_every_batch_with_a_tenant_of_one() -> None:
+    async def scenario(bench: Bench) -> None:
+        async with bench.busy():
+            many = [bench.ask([f"a{n}"], f"job {n}") for n in range(100)]
+            tasks = await settled(*many, bench.ask(["b0", "b1"], "job", tenant="other"))
+        await asyncio.gather(*tasks)
+
+    first = run(scenario, largest=4).batches[0]
+    assert {"b0", "b1"} <= set(first)
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(st.sampled_from("xyz"), st.integers(0, 3), st.integers(1, 30)), min_size=1, max_size=10
+    ),
+    largest=st.integers(1, 8),
+)
+@settings(deadline=None, max_examples=50)
+def test_who_had_the_least_of_the_device_is_in_the_next_batch(
+    jobs: list[tuple[str, int, int]], largest: int
+) -> None:
+    waiting, left = Waiting(), Counter[Hashable]()
+    runner = SimulatedRunner(largest=largest)
+
+    async def scenario() -> None:
+        for tenant, shape, count in jobs:
+            for position in range(count):
+                request = Request(Call(1), position, None, 0.0)
+                waiting.add(Key("m", shape), runner, Owner(tenant, None), request)
+                left[tenant] += 1
+        had = Counter[Hashable]()
+        while following := waiting.next_key():
+            taken = waiting.take(following[0], largest)
+            tenants = [tenant for tenant, _ in taken]
+            least = min(had[tenant] for tenant in left if left[tenant])
+            assert least in [had[tenant] for tenant in tenants]
+            waiting.charge(tenants, float(len(taken)))
+            had.update(tenants)
+            left.subtract(tenants)
+        assert not len(waiting)
+        assert not +left
+
+    asyncio.run(scenario())
+
+
+def test_a_tenant_that_comes_back_does_not_get_the_time_it_did_not_use() -> None:
+    async def scenario() -> None:
+        waiting, runner = Waiting(), SimulatedRunner()
+
+        def ask(tenant: str) -> None:
+            waiting.add(Key("m", None), runner, Owner(tenant, None), Request(Call(1), 0, None, 0.0))
+
+        def serve() -> Hashable:
+            [(tenant, _)] = waiting.take(Key("m", None), 1) if waiting.next_key() else []
+            waiting.charge([tenant], 1.0)
+            return tenant
+
+        for _ in range(10):
+            ask("busy")
+            assert serve() == "busy"
+        for tenant in ["busy", "idle"] * 4:
+            ask(tenant)
+        served = [serve() for _ in range(8)]
+        assert served == ["idle", "busy"] * 4 or served == ["busy", "idle"] * 4
+
+    asyncio.run(scenario())
 
 
 def test_a_bucket_with_much_to_do_does_not_starve_the_others() -> None:
@@ -249,6 +324,44 @@ def test_what_does_not_fit_is_halved_and_the_size_that_fits_is_remembered() -> N
 
     assert [len(batch) for batch in bench.batches] == [8, 4, 2, 2, 4, 2, 2, 2, 2, 2, 2]
     assert bench.device.released == 3
+
+
+def test_after_a_while_a_larger_batch_is_tried_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.ask(list(range(8)))
+        bench.runner.memory = None
+        for _ in range(3):
+            await bench.ask(list(range(8)))
+            bench.now += 301
+
+    bench = run(scenario, memory=3, largest=8)
+
+    sizes = [len(batch) for batch in bench.runner.batches]
+    assert sizes == [8, 4, 2, 2, 4, 2, 2, *[2, 2, 2, 2], *[4, 4], 8]
+
+
+def test_a_broken_device_fails_its_batch_and_is_tried_no_more() -> None:
+    class Breaking(SimulatedRunner):
+        def run(self, batch: Any) -> list[Any]:
+            super().run(batch)
+            if FIRST in batch:
+                return batch
+            raise SimulatedBreak("illegal memory access")
+
+    async def scenario(bench: Bench) -> None:
+        bench.runner = Breaking(largest=2)
+        async with bench.busy():
+            guilty, waiting = await settled(bench.ask([1, 2]), bench.ask(["x", "y"], tenant="other"))
+        told = await asyncio.gather(guilty, waiting, return_exceptions=True)
+        assert isinstance(told[0], DeviceFailed)
+        assert "illegal memory access" in str(told[0])
+        assert isinstance(told[1], DeviceFailed)  # its first item shared the batch
+        with pytest.raises(ModelUnavailable, match="simulated is broken"):
+            await bench.ask([3])
+        assert bench.broken == ["simulated is broken: illegal memory access"]
+
+    bench = run(scenario)
+    assert len(bench.runner.batches) == 2
 
 
 def test_an_item_that_does_not_fit_alone_fails_and_the_others_do_not() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -49,12 +50,13 @@ def entry(name: str, **fields: Any) -> ModelEntry:
 class Stage:
     """A pool of simulated models."""
 
-    def __init__(self, *models: ModelEntry, **runners: SimulatedRunner) -> None:
+    def __init__(self, *models: ModelEntry, devices: int = 1, **runners: SimulatedRunner) -> None:
         self.runners = {model.name: SimulatedRunner(id) for model in models} | runners
         self.loader = SimulatedLoader(self.runners)
         self.told: list[BatchInfo] = []
         manifest = Manifest("/models", models)
-        self.pool = ModelPool(manifest, [SimulatedDevice()], self.loader, on_batch=self.told.append)
+        found = [SimulatedDevice(f"simulated:{number}") for number in range(devices)]
+        self.pool = ModelPool(manifest, found, self.loader, on_batch=self.told.append)
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]], pool: ModelPool) -> None:
@@ -165,7 +167,7 @@ def test_a_failed_warm_up_is_a_failed_start() -> None:
 
     async def scenario() -> None:
         with pytest.raises(
-            ModelUnavailable, match=r"'plants' did not survive its warm-up on simulated: .*no kernel"
+            ModelUnavailable, match=r"'plants' did not survive its warm-up on simulated:0: .*no kernel"
         ):
             await stage.pool.start()
         assert not stage.pool.ready
@@ -192,6 +194,20 @@ def test_messages_share_batches_and_take_turns() -> None:
     seen = [[int(item[0, 0, 0]) for item in batch] for batch in stage.runners["plants"].batches]
     assert seen == [[0, 100, 1, 101], [2, 102, 3, 103], [4, 104, 5, 105]]
     assert [info.size for info in stage.told] == [4, 4, 4]
+
+
+def test_each_device_has_every_model_and_the_one_with_least_to_do_is_asked() -> None:
+    all_three = threading.Barrier(3, timeout=10)
+    stage = Stage(
+        entry("plants"), plants=SimulatedRunner(lambda _: all_three.wait() >= 0, largest=1), devices=3
+    )
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        asked = [stage.pool.detect("plants", [PICTURE]) for _ in range(3)]
+        assert await asyncio.gather(*asked) == [[True]] * 3
+
+    run(scenario, stage.pool)
 
 
 def test_a_tenant_gets_its_own_model() -> None:
