@@ -15,7 +15,8 @@ HIDDEN = "[hidden]"
 _SHORTEST = 6
 """A value shorter than this is no secret, and would be found in every other word."""
 
-# Each also ends at a quote or a backslash: a line of JSON stays one.
+# Each also ends at a quote or a backslash: a line of JSON stays one. And none may look far ahead from many
+# places: a text that was made for it would take minutes.
 _LOOKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(
@@ -23,7 +24,7 @@ _LOOKS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         HIDDEN,
     ),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), HIDDEN),  # a JSON web token
+    (re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), HIDDEN),  # a JSON web token
     (re.compile(r"(\bbearer\s+)[\w.~+/=-]{16,}", re.IGNORECASE), rf"\1{HIDDEN}"),
     (
         re.compile(
@@ -37,7 +38,7 @@ _LOOKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bsha256=[0-9a-f]{16,}"), f"sha256={HIDDEN}"),  # our own signature
     (re.compile(r"(://)[^/\s@\"'\\]+@"), rf"\1{HIDDEN}@"),
     # A signed url's key is in its query; all of it is cut, since any name may be the key's.
-    (re.compile(r"(\bhttps?://[^\s?\"'\\<>]*\?)[^\s\"'\\<>]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(r"(\bhttps?://[^\s?\"'\\<>]{0,2048}\?)[^\s\"'\\<>]+", re.IGNORECASE), rf"\1{HIDDEN}"),
 )
 
 

@@ -26,8 +26,6 @@ from consumer.backfill.checkpoint import Checkpoint, InvalidCheckpoint, Progress
 from consumer.backfill.photos import Photo, Request, Rules, Skipped, identity_of
 from consumer.backfill.publishing import Backfill, Tally
 from consumer.broker import BrokerUnavailable, Delivery
-from consumer.broker.pubsub import Endpoint
-from consumer.broker.subscriber import PubSubSubscriber
 from consumer.decode import Decoder
 from consumer.interrupt import Stop
 from consumer.jobs import Job
@@ -40,6 +38,7 @@ from consumer.storage.filesystem import FilesystemStore
 from consumer.storage.gcs import GcsStore
 from contracts.notification import StorageNotification
 from tests.command import COMMAND, bare_environment
+from tests.dead_letters.postbox import taken
 from tests.invoke import invoke
 from tests.peers import make_gcs_bucket
 
@@ -394,17 +393,7 @@ class Site:
         asyncio.run(write())
 
     def delivered(self) -> list[Delivery]:
-        async def all_of() -> list[Delivery]:
-            subscriber = PubSubSubscriber(WORK, Endpoint(emulator=self.broker.address), pull_timeout=5)
-            found: list[Delivery] = []
-            while self.broker.backlog(WORK):
-                given = await subscriber.pull(1000)
-                found += given
-                await subscriber.acknowledge([one.ack_id for one in given])
-            await subscriber.close()
-            return found
-
-        return asyncio.run(all_of())
+        return taken(self.broker, WORK)
 
 
 @pytest.fixture

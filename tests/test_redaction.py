@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 
 import orjson
 import pytest
@@ -123,3 +122,12 @@ def test_no_line_of_the_log_has_a_secret_wherever_it_hides(
     assert "a-secret-without-looks" not in lines  # no frame's variables are shown
     if style == "json":
         assert all(orjson.loads(line) for line in lines.splitlines())
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "part",
+    ["eyJ-", "eyJabcdefgh.", "http://", "https://a?b", "bearer ", "authorization: basic ", "://a@"],
+)
+def test_a_long_text_made_for_it_keeps_nobody_waiting(part: str) -> None:
+    assert redacted(part * 200_000)  # with the square of its length it would take hours

@@ -22,7 +22,7 @@ from consumer.broker import BrokerError, Publisher
 from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.rpc import RetryBudget
-from consumer.interrupt import Stop, interruptible
+from consumer.interrupt import interruptible
 from consumer.jobs import Ids
 from consumer.sending import Pace
 from consumer.settings import full_name
@@ -139,38 +139,25 @@ async def run_backfill(what: What, how: How, checkpoint: Path | None) -> int:
     async with interruptible(_say_that_it_stops) as stop:
         try:
             async with _store(how) as store, _publisher(how) as publisher:
-                await _run(what, how, topic, progress, store, publisher, stop, tally)
+                with bar("photos counted" if how.dry_run else "requests published", None) as show:
+                    backfill = Backfill(
+                        store,
+                        publisher,
+                        what.bucket,
+                        what.prefix,
+                        topic,
+                        what.rules,
+                        what.request,
+                        progress,
+                        stop,
+                        tally,
+                        force=what.force,
+                        on_done=show,
+                    )
+                    await backfill.run(how.limit, Pace(None if how.dry_run else how.rate))
         except BrokerError as error:  # no credentials
             tally.trouble, tally.needs_operator = str(error), True
     return _report(what, how, tally, progress, file, interrupted=stop.interrupted)
-
-
-async def _run(
-    what: What,
-    how: How,
-    topic: str,
-    progress: Progress,
-    store: ObjectStore,
-    publisher: Publisher | None,
-    stop: Stop,
-    tally: Tally,
-) -> None:
-    with bar("photos counted" if how.dry_run else "requests published", None) as show:
-        backfill = Backfill(
-            store,
-            publisher,
-            what.bucket,
-            what.prefix,
-            topic,
-            what.rules,
-            what.request,
-            progress,
-            stop,
-            tally,
-            force=what.force,
-            on_done=show,
-        )
-        await backfill.run(how.limit, Pace(None if how.dry_run else how.rate))
 
 
 @asynccontextmanager

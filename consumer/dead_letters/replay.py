@@ -80,37 +80,30 @@ def plan(
         max_replays: how often a message may be replayed altogether.
         done: the id that a letter was published as by an earlier run, if it was.
     """
+
+    def planned(letter: DeadLetter) -> Planned:
+        if (already := done(letter)) is not None:
+            return Planned(letter, b"", {}, Target("", None), already)
+        if letter.original is None:
+            raise NotPatchable(letter.unreadable)
+        if letter.replay_count >= max_replays:
+            raise NotPatchable(f"replayed {letter.replay_count} times already (--max-replays {max_replays})")
+        target: Target | NobodyListens | None = to or targets.get(letter.source_subscription or "")
+        if target is None:
+            raise NobodyListens("it does not say which subscription it comes from: name a topic with --to")
+        if isinstance(target, NobodyListens):
+            raise target
+        data = patch.applied_to(letter.original) if patch else letter.original.data
+        attributes = replay_attributes(letter.original, letter.replay_count + 1, target.subscription)
+        return Planned(letter, data, attributes, target)
+
     decided = Plan()
     for letter in letters:
         try:
-            decided.replays.append(_planned(letter, targets, to, patch, max_replays, done(letter)))
+            decided.replays.append(planned(letter))
         except (NotPatchable, NobodyListens) as error:
             decided.kept.append(Kept(letter, str(error)))
     return decided
-
-
-def _planned(
-    letter: DeadLetter,
-    targets: Mapping[str, Target | NobodyListens],
-    to: Target | None,
-    patch: Patch | None,
-    max_replays: int,
-    already: str | None,
-) -> Planned:
-    if already is not None:
-        return Planned(letter, b"", {}, Target("", None), already)
-    if letter.original is None:
-        raise NotPatchable(letter.unreadable)
-    if letter.replay_count >= max_replays:
-        raise NotPatchable(f"replayed {letter.replay_count} times already (--max-replays {max_replays})")
-    target: Target | NobodyListens | None = to or targets.get(letter.source_subscription or "")
-    if target is None:
-        raise NobodyListens("it does not say which subscription it comes from: name a topic with --to")
-    if isinstance(target, NobodyListens):
-        raise target
-    data = patch.applied_to(letter.original) if patch else letter.original.data
-    attributes = replay_attributes(letter.original, letter.replay_count + 1, target.subscription)
-    return Planned(letter, data, attributes, target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,10 @@ async def diagnose(*, json_output: bool, offline: bool) -> int:
     """
     from consumer.doctor.examination import CATALOGUE, examine, has_errors
     from consumer.doctor.printing import print_findings
-    from consumer.doctor.site import open_site
+    from consumer.doctor.site import Site
     from consumer.settings import load_settings
 
-    async with open_site(load_settings(), online=not offline) as site:
+    async with Site(load_settings(), online=not offline) as site:
         findings = await examine(site)
         if json_output:
             print_json([finding.as_json() for finding in findings])

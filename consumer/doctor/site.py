@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import httpx
@@ -236,7 +236,10 @@ class Site:
 
     # ------------------------------------------------------------------ inside
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         """Drop the connections, and whatever is still being asked."""
         self._once.forget()
         if self._opened is not None:
@@ -246,16 +249,6 @@ class Site:
 
     def _full(self, collection: str, name: str) -> str:
         return full_name(collection, name, self.settings.google_cloud_project)
-
-
-@asynccontextmanager
-async def open_site(settings: Settings, *, online: bool, **given: Any) -> AsyncIterator[Site]:
-    """Give a site for as long as the context lasts; `given` are fields of `Site`."""
-    site = Site(settings, online, **given)
-    try:
-        yield site
-    finally:
-        await site.close()
 
 
 @contextmanager

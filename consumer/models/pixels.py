@@ -78,10 +78,17 @@ def normalised(images: Sequence[Tensor], height: int, width: int, mean: Tensor, 
         mean: (3, 1, 1) of 0 to 255, on the device.
         std: likewise.
     """
-    batch = torch.zeros(len(images), 3, height, width, device=mean.device)
+    shape = len(images), 3, height, width
+    batch = torch.empty(shape, device=mean.device, memory_format=torch.channels_last)
+    if any(image.shape[1:] != (height, width) for image in images):
+        batch.zero_()
     for place, image in zip(batch, images, strict=True):
-        pixels = image.to(mean.device, non_blocking=True)
-        place[:, : image.shape[1], : image.shape[2]] = (pixels - mean) / std
+        _, rows, columns = image.shape
+        # Row by row, as pixels lie in photos and in the batch: the channels alternate in `mean` and `std` too.
+        lines = place.permute(1, 2, 0)[:rows, :columns].flatten(1)
+        pixels = image.to(mean.device, non_blocking=True).permute(1, 2, 0).flatten(1)
+        torch.sub(pixels, mean.flatten().repeat(columns), out=lines)
+        lines.div_(std.flatten().repeat(columns))
     return batch
 
 

@@ -156,23 +156,26 @@ class PostBox:
 
     def delivered(self, subscription: str = WORK) -> list[Delivery]:
         """Everything that waits on a subscription; it is acked."""
-
-        async def all_of() -> list[Delivery]:
-            subscriber = PubSubSubscriber(
-                subscription, Endpoint(emulator=self.broker.address), pull_timeout=5
-            )
-            found: list[Delivery] = []
-            while self.broker.backlog(subscription):
-                given = await subscriber.pull(1000)
-                found += given
-                await subscriber.acknowledge([one.ack_id for one in given])
-            await subscriber.close()
-            return found
-
-        return asyncio.run(all_of())
+        return taken(self.broker, subscription)
 
     def audited(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.audit.read_text().splitlines()]
+
+
+def taken(broker: EmbeddedPubSub, subscription: str) -> list[Delivery]:
+    """Everything that waits on a subscription; it is acked."""
+
+    async def all_of() -> list[Delivery]:
+        subscriber = PubSubSubscriber(subscription, Endpoint(emulator=broker.address), pull_timeout=5)
+        found: list[Delivery] = []
+        while broker.backlog(subscription):
+            given = await subscriber.pull(1000)
+            found += given
+            await subscriber.acknowledge([one.ack_id for one in given])
+        await subscriber.close()
+        return found
+
+    return asyncio.run(all_of())
 
 
 def die_by_reference(

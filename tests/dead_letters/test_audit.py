@@ -75,13 +75,6 @@ def test_a_line_torn_by_a_crash_costs_only_itself(tmp_path: Path) -> None:
         assert audit.done("replay", "sub", "2", WHEN) == "99"
 
 
-def test_a_log_that_cannot_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(AuditFailed, match="name another file with --audit"), Audit(tmp_path / "no" / "audit"):
-        pass
-    with pytest.raises(AuditFailed), Audit(tmp_path):
-        pass
-
-
 @FULL
 def test_a_full_disk_is_an_error_and_not_forgotten_lines() -> None:
     with Audit(Path("/dev/full")) as audit, pytest.raises(AuditFailed, match="No space left"):

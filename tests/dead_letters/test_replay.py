@@ -16,7 +16,6 @@ import pytest
 
 from consumer.broker import Delivery
 from tests.dead_letters.postbox import (
-    BUCKET,
     DEAD,
     DEAD_SUB,
     FULL,
@@ -24,11 +23,8 @@ from tests.dead_letters.postbox import (
     REQUESTS,
     WORK,
     PostBox,
-    die_by_reference,
-    reason,
     request,
 )
-from tests.peers import make_gcs_bucket
 
 LETTERS = int(os.environ.get("DEAD_LETTERS", "300"))
 """Of the tests that count; a third of them is meant. `DEAD_LETTERS=3000` replays a thousand."""
@@ -97,22 +93,6 @@ def test_what_pubsub_forwarded_is_replayed_to_the_subscription_it_came_from(post
     assert replay.data == b"\xff not json"
     assert set(replay.attributes) == {"origin", "mlworker-replay-count", "mlworker-replay-for"}
     assert post.delivered() == []
-
-
-def test_an_original_in_the_bucket_is_published_whole(post: PostBox, fake_gcs: str) -> None:
-    from consumer.storage.gcs import GcsStore
-
-    bucket = f"{BUCKET}-replay"
-    make_gcs_bucket(fake_gcs, bucket)
-    body = request(1, filler="x" * 9_100_000)
-    die_by_reference(post.broker.address, GcsStore("test", fake_gcs), body, {"origin": "test"}, bucket)
-
-    kept = post.told("replay", code=1)["kept"]
-    assert "BUCKET (or --bucket)" in kept[0]["why"]
-    post.told("replay", BUCKET=bucket, STORAGE_EMULATOR_HOST=fake_gcs)
-    [replay] = post.delivered()
-    assert (replay.data, replay.attributes["origin"]) == (body, "test")
-    assert post.left == 0
 
 
 def test_a_patch_changes_every_body_and_what_cannot_be_patched_is_kept(post: PostBox) -> None:
@@ -355,15 +335,3 @@ def test_an_audit_log_that_cannot_be_written_is_told_before_anything_is_done(pos
     assert done.returncode == 2
     assert "name another file with --audit" in done.stderr
     assert (post.delivered(), post.left) == ([], 1)
-
-
-def test_a_letter_that_dies_again_comes_back_with_its_count(post: PostBox) -> None:
-    post.die(request(1))
-    post.told("replay")
-    [replay] = post.delivered()
-    count = int(replay.attributes["mlworker-replay-count"])
-    post.die(replay.data, dict(replay.attributes), replay_count=count, error_code=reason().error_code)
-
-    assert post.told("list")["dead_letters"][0]["replays"] == 1
-    post.told("replay")
-    assert post.delivered()[0].attributes["mlworker-replay-count"] == "2"

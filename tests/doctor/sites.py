@@ -15,7 +15,7 @@ from google.pubsub_v1 import types
 
 from consumer.doctor.examination import CATALOGUE, run
 from consumer.doctor.findings import Finding, Severity
-from consumer.doctor.site import open_site
+from consumer.doctor.site import Site
 from consumer.local.given_settings import given_settings
 from consumer.local.pubsub import EmbeddedPubSub
 from consumer.settings import Settings
@@ -139,7 +139,7 @@ class Good:
         own = {"store": self.store, "tls": PUBLIC, **own}
         online = changes.pop("online", True)
         [asked] = [known for known in CATALOGUE if known.id == check]
-        async with open_site(self.given(**changes), online=online, **own) as site:
+        async with Site(self.given(**changes), online=online, **own) as site:
             return await run(asked, site)
 
 

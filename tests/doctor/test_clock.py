@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from consumer.doctor.findings import Severity
 from tests.doctor.sites import Good, said, worst
+from tests.doctor.storage_server import serving
 from tests.peers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -34,18 +34,8 @@ def clock(ahead: float, *, methods: list[str] | None = None, date: str | None = 
 
         do_GET = do_POST = do_HEAD  # noqa: N815 (as the server calls them)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url
 
 
 async def test_a_clock_that_is_right_is_right(good: Good) -> None:

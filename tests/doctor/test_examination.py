@@ -17,7 +17,7 @@ from consumer.broker.pubsub import Endpoint
 from consumer.doctor.checks import Findings, Unanswered, check
 from consumer.doctor.examination import CATALOGUE, examine
 from consumer.doctor.findings import Finding, Severity, ok
-from consumer.doctor.site import Site, open_site
+from consumer.doctor.site import Site
 from consumer.local.resources import Resources, create_resources
 from tests.doctor.sites import (
     DEAD_LETTERS,
@@ -40,7 +40,7 @@ QUIET = {Severity.OK, Severity.INFO, Severity.SKIPPED}
 
 
 async def examined(good: Good, *, online: bool = True, **changes: object) -> list[Finding]:
-    async with open_site(good.given(**changes), online=online, store=good.store, tls=PUBLIC) as site:
+    async with Site(good.given(**changes), online=online, store=good.store, tls=PUBLIC) as site:
         return await examine(site)
 
 
@@ -135,7 +135,7 @@ async def fine(site: Site) -> Findings:
 
 async def test_a_check_that_fails_is_reported_and_hides_nothing(good: Good) -> None:
     started = time.monotonic()
-    async with open_site(good.given(), online=True) as site:
+    async with Site(good.given(), online=True) as site:
         findings = await examine(site, [broken, slow, refused, fine])
 
     assert [(f.check, f.severity, f.found) for f in findings] == [
@@ -163,7 +163,7 @@ async def test_checks_run_side_by_side(good: Good) -> None:
         await everybody.wait()
         yield ok("here", "all are here")
 
-    async with open_site(good.given(), online=True) as site:
+    async with Site(good.given(), online=True) as site:
         findings = await examine(site, [together] * 20)
 
     assert {finding.severity for finding in findings} == {Severity.OK}
