@@ -60,17 +60,6 @@ def test_a_value_that_is_known_to_be_a_secret_is_cut_out_wherever_it_stands() ->
     assert redacted("a short one: abc", ["abc", ""]) == "a short one: abc"
 
 
-def test_a_long_text_takes_no_long_time() -> None:
-    text = (
-        ("eyJ" * 20_000) + ("://" * 20_000) + ("a" * 100_000) + ("https://" * 10_000) + "-----BEGIN " * 10_000
-    )
-
-    started = time.perf_counter()
-    redacted(text)
-
-    assert time.perf_counter() - started < 2
-
-
 @given(
     st.dictionaries(
         st.text(max_size=8), st.text(max_size=30) | st.sampled_from([t for t, _ in SECRETS.values()])

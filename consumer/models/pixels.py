@@ -84,8 +84,8 @@ def normalised(images: Sequence[Tensor], height: int, width: int, mean: Tensor, 
         batch.zero_()
     for place, image in zip(batch, images, strict=True):
         _, rows, columns = image.shape
-        # Row by row, as pixels lie in photos and in the batch: the channels alternate in `mean` and `std` too.
-        lines = place.permute(1, 2, 0)[:rows, :columns].flatten(1)
+        # Line by line, as pixels lie in photos and in the batch: red, green, blue, red and so on.
+        lines = place.permute(1, 2, 0)[:rows, :columns].view(rows, 3 * columns)
         pixels = image.to(mean.device, non_blocking=True).permute(1, 2, 0).flatten(1)
         torch.sub(pixels, mean.flatten().repeat(columns), out=lines)
         lines.div_(std.flatten().repeat(columns))

@@ -49,7 +49,7 @@ RUNNERS: Mapping[ModelKind, MakeRunner] = MappingProxyType(
 CONVOLUTIONAL = frozenset(
     {ModelKind.DETECTION, ModelKind.INSTANCE, ModelKind.SEMANTIC, ModelKind.CLASSIFICATION}
 )
-"""Kinds whose networks are mostly convolutions, which are fastest with the channels of a pixel side by side."""
+"""Kinds of mostly convolutions, which are fastest with the channels of a pixel side by side."""
 
 
 class TorchLoader:
