@@ -79,7 +79,7 @@ class TorchLoader:
                 f"model {model.name!r}: this worker runs no {model.kind} models yet: take it off models.yaml"
             )
         file = await self._cache.fetch(self._manifest, model)
-        network = await asyncio.to_thread(_ready_to_answer, model, file, self._architectures)
+        network = await asyncio.to_thread(ready_to_answer, model, file, self._architectures)
         return partial(_place, model, network)
 
 
@@ -118,8 +118,12 @@ def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:
     return RUNNERS[model.kind](network.to(target), model.spec, target, model.max_batch)
 
 
-def _ready_to_answer(model: ModelEntry, file: Path, architectures: Mapping[str, Builder]) -> nn.Module:
-    """Load the network, and lay it out for answering: what it answers stays the same but for rounding."""
+def ready_to_answer(model: ModelEntry, file: Path, architectures: Mapping[str, Builder]) -> nn.Module:
+    """Return the network with its weights, laid out for answering: the same answers but for rounding.
+
+    Raises:
+        ModelUnavailable: see `weights.load`.
+    """
     network = load(model, file, architectures)
     if model.kind in CONVOLUTIONAL:
         fold_normalisations(network)
