@@ -150,7 +150,10 @@ def test_a_stop_while_it_waits_hands_everything_back(post: PostBox) -> None:
     assert post.left == 1
 
 
-def test_a_broker_that_is_away_for_a_moment_is_waited_for(post: PostBox) -> None:
+def test_a_broker_that_is_away_for_a_moment_is_waited_for(
+    post: PostBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.dead_letters.browsing._PAUSE", 0.1)
     post.die(request())
     post.broker.fail("Pull", grpc.StatusCode.UNAVAILABLE, times=2)
 

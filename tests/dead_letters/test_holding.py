@@ -78,9 +78,9 @@ def test_leases_are_renewed_a_thousand_to_a_call(post: PostBox) -> None:
             while len(holding) < 1500:
                 await holding.hold(await subscriber.pull(1000))
             before = len(post.broker.calls("ModifyAckDeadline"))
-            await until(lambda: len(post.broker.calls("ModifyAckDeadline")) >= before + 4)
-            renewals = post.broker.calls("ModifyAckDeadline")[before : before + 4]
-            assert sorted(rpc.ids for rpc in renewals) == [500, 500, 1000, 1000]
+            await until(lambda: len(post.broker.calls("ModifyAckDeadline")) >= before + 2)
+            renewals = post.broker.calls("ModifyAckDeadline")[before : before + 2]
+            assert sorted(rpc.ids for rpc in renewals) == [500, 1000]
         assert post.broker.leased(DEAD_SUB) == 0
 
     with_subscriber(post, use)

@@ -26,7 +26,7 @@ from tests.dead_letters.postbox import (
     request,
 )
 
-LETTERS = int(os.environ.get("DEAD_LETTERS", "300"))
+LETTERS = int(os.environ.get("DEAD_LETTERS", "150"))
 """Of the tests that count; a third of them is meant. `DEAD_LETTERS=3000` replays a thousand."""
 
 
@@ -264,7 +264,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_loses_none(post: PostBox) -> None:
 def test_what_is_not_confirmed_is_not_acked(post: PostBox) -> None:
     fill(post, 5)
     post.broker.fail("Publish", grpc.StatusCode.UNAVAILABLE)
-    done = post.command("replay", "--timeout", "1")
+    done = post.command("replay", "--timeout", "0.5")
     post.broker.heal()
 
     assert done.returncode == 1
@@ -299,14 +299,14 @@ def test_what_was_published_is_acked_even_if_it_cannot_be_noted_and_the_run_ends
 def test_an_ack_that_is_not_confirmed_is_told_and_made_good_by_the_next_run(post: PostBox) -> None:
     name = post.die(request(1))
     post.broker.fail("Acknowledge", grpc.StatusCode.UNAVAILABLE)
-    done = post.command("replay", "--timeout", "1")
+    done = post.command("replay", "--timeout", "0.5")
     post.broker.heal()
 
     assert done.returncode == 1
     assert f"not acked {name}: it was replayed; run again with this audit log" in done.stderr
     post.broker.advance(601)
     post.broker.fail("Acknowledge", grpc.StatusCode.UNAVAILABLE)
-    still = post.command("replay", "--timeout", "1")
+    still = post.command("replay", "--timeout", "0.5")
     post.broker.heal()
     assert (still.returncode, "acked now" in still.stdout) == (1, False)
     post.broker.advance(601)
