@@ -8,7 +8,7 @@ from datetime import timedelta
 from consumer.doctor.checks import Findings, Missing, Skip, check
 from consumer.doctor.findings import error, ok, seconds, warning
 from consumer.doctor.site import Site
-from consumer.doctor.subscription import DEFAULT_EXPIRY, DELETED_TOPIC
+from consumer.doctor.subscription import DEFAULT_EXPIRY, DELETED_TOPIC, not_pulled_from
 
 _UPDATE = "gcloud pubsub subscriptions update {dead_letter_subscription}"
 _CREATE = (
@@ -99,17 +99,10 @@ async def kind(site: Site) -> Findings:
     Looking at a dead letter counts as a delivery, so a policy would take it away after a few looks. A filter
     would have Pub/Sub ack what it does not let through.
     """
-    found = await site.dead_letters()
-    wrong = {
-        "is detached": found.detached,
-        "pushes": found.push_config.push_endpoint,
-        "writes to BigQuery": found.bigquery_config.table,
-        "writes to Cloud Storage": found.cloud_storage_config.bucket,
-        "has a filter": found.filter,
-    }
-    name, troubles = site.dead_letter_subscription, [trouble for trouble, is_so in wrong.items() if is_so]
-    if troubles:
-        yield error(name, ", ".join(troubles), "a plain pull subscription")
+    name, found = site.dead_letter_subscription, await site.dead_letters()
+    trouble = not_pulled_from(found) or ("has a filter" if found.filter else "")
+    if trouble:
+        yield error(name, trouble, "a plain pull subscription")
     if "dead_letter_policy" in found and found.dead_letter_policy.dead_letter_topic:
         yield error(
             name,
@@ -118,7 +111,7 @@ async def kind(site: Site) -> Findings:
             "none",
             f"gcloud pubsub subscriptions update {name} --clear-dead-letter-policy",
         )
-    elif not troubles:
+    elif not trouble:
         yield ok(name, "a plain pull subscription")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from consumer.doctor.checks import Findings, Missing, Unreachable, check
 from consumer.doctor.findings import error, info, ok, seconds, warning
@@ -15,6 +16,19 @@ WEEK = timedelta(days=7)
 DEFAULT_EXPIRY = timedelta(days=31)
 _LEAST_BACKOFF, _BEST_BACKOFF = timedelta(seconds=1), timedelta(seconds=10)
 _UPDATE = "gcloud pubsub subscriptions update {subscription}"
+
+
+def not_pulled_from(found: Any) -> str:
+    """Return why nothing can be pulled from a subscription (`google.pubsub_v1.types`); empty if it can."""
+    if found.detached:
+        return "detached from its topic"
+    if found.push_config.push_endpoint:
+        return f"pushes to {found.push_config.push_endpoint}"
+    if found.bigquery_config.table:
+        return f"writes to BigQuery: {found.bigquery_config.table}"
+    if found.cloud_storage_config.bucket:
+        return f"writes to gs://{found.cloud_storage_config.bucket}"
+    return ""
 
 
 @check(
@@ -90,15 +104,10 @@ async def kind(site: Site) -> Findings:
     From a push, BigQuery, Cloud Storage or detached subscription nothing can be pulled.
     """
     name, found = site.settings.subscription_path, await site.subscription()
-    again = f"delete {name} and create it again as a pull subscription"
-    if found.detached:
-        yield error(name, "detached from its topic", "a pull subscription", again)
-    elif found.push_config.push_endpoint:
-        yield error(name, f"pushes to {found.push_config.push_endpoint}", "a pull subscription")
-    elif found.bigquery_config.table:
-        yield error(name, f"writes to BigQuery: {found.bigquery_config.table}", "a pull subscription", again)
-    elif found.cloud_storage_config.bucket:
-        yield error(name, f"writes to gs://{found.cloud_storage_config.bucket}", "a pull subscription", again)
+    if trouble := not_pulled_from(found):
+        is_push = bool(found.push_config.push_endpoint) and not found.detached
+        again = "" if is_push else f"delete {name} and create it again as a pull subscription"
+        yield error(name, trouble, "a pull subscription", again)
     else:
         yield ok(name, "a pull subscription")
 
