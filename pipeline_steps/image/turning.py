@@ -100,8 +100,8 @@ def _turned_in_place(stored: Items, parts: int, rows: bool, columns: bool) -> It
             blocks[row, column] = blocks[column, row]
             blocks[column, row] = kept
     for strip in memory.reshape(parts, parts, wide, high):  # 3.
-        in_order = strip[:: -1 if rows else 1].copy()
-        strip.reshape(wide, parts, high)[...] = in_order.transpose(1, 0, 2)
+        in_order = strip.reshape(wide, parts, high)
+        in_order[...] = strip[:: -1 if rows else 1].copy().transpose(1, 0, 2)
     return memory.reshape(width, height)
 
 
