@@ -443,6 +443,11 @@ def test_a_dry_run_counts_and_publishes_nothing(site: Site) -> None:
     told, shown = site.told("acme/", "--dry-run"), site.backfill("acme/", "--dry-run", "--tenant", "green")
 
     assert (told["published"], told["skipped"], told["dry_run"]) == (2, {"own_folder": 1}, True)
+    assert list(told) == [
+        "listed", "published", "skipped", "outside_tenant_folder", "published_by_all_runs", "after",
+        "complete", "sample", "trouble", "dry_run", "interrupted",
+    ]  # fmt: skip
+    assert list(told["sample"][0]) == ["image_url", "tenant_id", "session_id", "image_id"]
     assert [one["image_url"] for one in told["sample"]] == [
         f"gs://{site.bucket}/acme/{i}.jpg" for i in (1, 2)
     ]

@@ -56,6 +56,14 @@ def test_json_is_all_there_is_on_stdout(post: PostBox) -> None:
     told = post.told("list")
 
     assert (told["seen"], told["matching"], told["saw_all"], told["backlog"]) == (3, 3, True, None)
+    assert list(told) == [
+        "seen", "saw_all", "ended", "backlog", "backlog_note", "matching", "unjudged", "dead_letters",
+    ]  # fmt: skip
+    assert list(told["dead_letters"][0]) == [
+        "id", "envelope", "code", "class", "message", "step", "attempts", "replays", "failed_at", "tenant",
+        "photo", "result_id", "source_subscription", "source_message_id", "source_publish_time",
+        "publish_time", "worker_version", "trace_id", "claim_check", "unreadable",
+    ]  # fmt: skip
     worker, pubsub, none = sorted(told["dead_letters"], key=lambda letter: int(letter["id"]))
     assert (worker["envelope"], worker["tenant"], worker["class"]) == ("worker", "acme", "permanent")
     assert (worker["photo"], worker["result_id"]) == (f"gs://{BUCKET}/acme/originals/5.jpg", "r5")
