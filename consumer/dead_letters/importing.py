@@ -79,7 +79,7 @@ class Importer:
         except BrokerError as error:
             self.done.failed[letter.message_id] = "not confirmed"
             self._end(str(error))
-            self.done.needs_operator = isinstance(error, BrokerMisconfigured)
+            self.done.needs_operator |= isinstance(error, BrokerMisconfigured)
         else:
             self.on_done()
 

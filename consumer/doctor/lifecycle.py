@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
 from consumer.doctor.checks import Findings, Skip, check
-from consumer.doctor.findings import Finding, error, ok, seconds, warning
+from consumer.doctor.findings import error, ok, seconds, warning
 from consumer.doctor.site import Site
 from consumer.doctor.storage_api import Bucket, LifecycleCondition, LifecycleRule
 from contracts.request import check_tenant_id
 
-LONGEST_RETENTION = timedelta(days=31)
+_LONGEST_RETENTION = timedelta(days=31)
 _ENDINGS = (".json", ".done", ".failed", ".attempts", ".claim")
 _BEGINNING_OF_A_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EXEMPT = (
@@ -38,19 +37,25 @@ async def lifecycle(site: Site) -> Findings:
     The same holds for `dead-letters/…`, the bodies of dead letters too large for a message.
     """
     bucket = await site.storage_api.bucket(site.settings.bucket)
-    today = datetime.now(UTC).date()
-    kept, is_known = await _longest(site)
-    findings = [
-        *_findings(bucket, today, "the worker's records", _could_be_a_record, kept, is_known),
-        *_findings(bucket, today, "large dead letters", _could_be_a_dead_letter, *await _dead_letters(site)),
-    ]
-    for finding in findings:
-        yield finding
-    if not findings:
+    today, is_well = datetime.now(UTC).date(), True
+    for what, fits, (kept, is_known) in (
+        ("the worker's records", _could_be_a_record, await _longest(site)),
+        ("large dead letters", _could_be_a_dead_letter, await _dead_letters(site)),
+    ):
+        for i, rule in enumerate(bucket.lifecycle.rule):
+            spared = _spared(rule.condition, today)
+            if spared < kept and _could_delete(rule, bucket) and fits(rule.condition):
+                is_well = False
+                yield (error if is_known else warning)(
+                    f"gs://{bucket.name}",
+                    f"lifecycle rule {i} deletes {what} after {seconds(spared)}",
+                    f"not before {seconds(kept)}: for so long their messages can come again",
+                )
+    if is_well:
         yield ok(f"gs://{bucket.name}", "no rule deletes records too early")
 
 
-def spares(condition: LifecycleCondition, today: date) -> timedelta:
+def _spared(condition: LifecycleCondition, today: date) -> timedelta:
     """Return the least age of what the condition holds for: an object younger than that is spared."""
     ages = [condition.age or 0]
     if condition.created_before is not None:
@@ -58,39 +63,14 @@ def spares(condition: LifecycleCondition, today: date) -> timedelta:
     return timedelta(days=max(ages))
 
 
-def could_delete(rule: LifecycleRule, bucket: Bucket, fits: Callable[[LifecycleCondition], bool]) -> bool:
-    """Tell whether the rule deletes present objects whose names `fits` takes."""
+def _could_delete(rule: LifecycleRule, bucket: Bucket) -> bool:
+    """Tell whether the rule deletes present objects, whatever their names and ages."""
     condition = rule.condition
     if rule.action.type != "Delete" or condition.is_live is False:
         return False
     if any(getattr(condition, name) is not None for name in _EXEMPT):
         return False
-    if condition.matches_storage_class and bucket.storage_class not in condition.matches_storage_class:
-        return False
-    return fits(condition)
-
-
-def _findings(
-    bucket: Bucket,
-    today: date,
-    what: str,
-    fits: Callable[[LifecycleCondition], bool],
-    kept: timedelta,
-    is_known: bool,
-) -> list[Finding]:
-    found = []
-    for i, rule in enumerate(bucket.lifecycle.rule):
-        spared = spares(rule.condition, today)
-        if could_delete(rule, bucket, fits) and spared < kept:
-            say = error if is_known else warning
-            found.append(
-                say(
-                    f"gs://{bucket.name}",
-                    f"lifecycle rule {i} deletes {what} after {seconds(spared)}",
-                    f"not before {seconds(kept)}: for so long their messages can come again",
-                )
-            )
-    return found
+    return not condition.matches_storage_class or bucket.storage_class in condition.matches_storage_class
 
 
 def _could_be_a_record(condition: LifecycleCondition) -> bool:
@@ -130,7 +110,7 @@ async def _longest(site: Site) -> tuple[timedelta, bool]:
     try:
         found = await site.subscription()
     except Skip:
-        return LONGEST_RETENTION, False
+        return _LONGEST_RETENTION, False
     # A topic that keeps messages itself lets a subscription go back as far as that.
     of_topic = found.topic_message_retention_duration or timedelta(0)
     return max(found.message_retention_duration, of_topic), True
@@ -140,4 +120,4 @@ async def _dead_letters(site: Site) -> tuple[timedelta, bool]:
     try:
         return (await site.dead_letters()).message_retention_duration, True
     except Skip:
-        return LONGEST_RETENTION, False
+        return _LONGEST_RETENTION, False
