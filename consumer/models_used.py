@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from contracts.result import ModelUsed
 from pipeline_steps.artifacts import Boxes, Pixels
-from pipeline_steps.models import ImageEmbedding, LocalBoxes, LocalMasks, Models, ModelSpec
+from pipeline_steps.models import (
+    ImageEmbedding,
+    LocalBoxes,
+    LocalMasks,
+    MaskQuality,
+    Models,
+    ModelSpec,
+    SketchedMasks,
+)
 
 
 @dataclass
@@ -60,6 +68,16 @@ class ModelsUsed:
     ) -> LocalMasks:
         """Pass on."""
         return await self._noted(name).masks_of_points(name, embedding, points)
+
+    async def every_mask_of_points(
+        self,
+        name: str,
+        embedding: ImageEmbedding,
+        points: npt.NDArray[np.float64],
+        quality: MaskQuality,
+    ) -> SketchedMasks:
+        """Pass on."""
+        return await self._noted(name).every_mask_of_points(name, embedding, points, quality)
 
     def _noted(self, name: str) -> Models:
         self._used[name] = self.models.spec(name)

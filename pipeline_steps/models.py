@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_steps.artifact import NOTHING, Ids
+from pipeline_steps.artifact import NOTHING, Ids, Rows
 from pipeline_steps.artifacts import Boxes, Detections, Image, Mask, Pixels, Scores
 
 
@@ -80,6 +80,85 @@ class LocalMasks:
     xyxy: Boxes
 
 
+@dataclass(frozen=True, slots=True)
+class MaskQuality:
+    """Which masks a `sam` model should give; the thresholds of `SamAutomaticMaskGenerator`."""
+
+    predicted_iou: float
+    """The model's own estimate must be above it; 0 or less asks for nothing."""
+    stability: float
+    """At least this share must remain when the threshold of the logits is raised from `stability_offset`
+    below to as much above; 0 or less asks for nothing."""
+    stability_offset: float = 1.0
+
+
+class Sketch(Protocol):
+    """A mask whose pixels are not laid out: small, however large the picture is."""
+
+    @property
+    def area(self) -> int:
+        """Pixels set."""
+        ...
+
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """The box they fill, its right and lower edges exclusive; four zeros where there are none."""
+        ...
+
+    def drawn(self) -> Mask:
+        """Return the mask, which is as large as its box and must not be empty."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Drawing:
+    """A mask that is laid out, where a sketch will do."""
+
+    mask: Mask
+
+    @property
+    def area(self) -> int:
+        """Pixels set."""
+        return self.mask.area
+
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """The mask's box."""
+        height, width = self.mask.bits.shape
+        return self.mask.x, self.mask.y, self.mask.x + width, self.mask.y + height
+
+    def drawn(self) -> Mask:
+        """Return it."""
+        return self.mask
+
+
+@dataclass(frozen=True, eq=False)
+class SketchedMasks(Rows):
+    """Good masks that a `sam` model sees, in the order of the points they were found by."""
+
+    sketch: tuple[Sketch, ...]
+    score: Scores
+    """The model's own estimate of each mask's IoU."""
+    stability: Scores
+    point: npt.NDArray[np.float64]
+    """(n, 2), x y: by which each was found."""
+
+    @classmethod
+    def none(cls) -> Self:
+        """No masks."""
+        return cls((), np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, 2), np.float64))
+
+    @property
+    def xyxy(self) -> Boxes:
+        """(n, 4): the boxes that the masks fill, right and lower edges exclusive."""
+        return np.array([each.xyxy for each in self.sketch], np.float32).reshape(-1, 4)
+
+    @property
+    def area(self) -> npt.NDArray[np.int64]:
+        """(n,): pixels set in each."""
+        return np.array([each.area for each in self.sketch], np.int64)
+
+
 class ImageEmbedding(Protocol):
     """A picture as a promptable model has seen it: opaque, and bound to the pixels it was made from."""
 
@@ -122,6 +201,16 @@ class Models(Protocol):
         self, name: str, embedding: ImageEmbedding, points: npt.NDArray[np.float32]
     ) -> LocalMasks:
         """Return the best of the three masks for each point (n, 2), in order."""
+        ...
+
+    async def every_mask_of_points(
+        self,
+        name: str,
+        embedding: ImageEmbedding,
+        points: npt.NDArray[np.float64],
+        quality: MaskQuality,
+    ) -> SketchedMasks:
+        """Return those of the three masks of each point (n, 2) that are good, in the points' order."""
         ...
 
 

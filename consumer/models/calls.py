@@ -12,7 +12,19 @@ import numpy.typing as npt
 from consumer.models.runner import MaskFound, Prompt
 from pipeline_steps.artifacts import Boxes, Pixels
 from pipeline_steps.errors import InvalidInput
-from pipeline_steps.models import ImageEmbedding, LocalBoxes, LocalMasks, ModelKind, ModelSpec
+from pipeline_steps.models import (
+    ImageEmbedding,
+    LocalBoxes,
+    LocalMasks,
+    MaskQuality,
+    ModelKind,
+    ModelSpec,
+    SketchedMasks,
+)
+
+POINTS_AT_ONCE = 16
+"""Points of a grid that are one item to the device: about a second of ViT-B on one core, after which others
+have their turn."""
 
 
 class ModelCalls(ABC):
@@ -58,6 +70,22 @@ class ModelCalls(ABC):
     ) -> LocalMasks:
         """Return the best of the three masks for each point (n, 2), in order."""
         return await self._masks(name, embedding, points, 2)
+
+    async def every_mask_of_points(
+        self,
+        name: str,
+        embedding: ImageEmbedding,
+        points: npt.NDArray[np.float64],
+        quality: MaskQuality,
+    ) -> SketchedMasks:
+        """Return those of the three masks of each point (n, 2) that are good, in the points' order."""
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise InvalidInput(f"model {name!r}: expected points of (n, 2), got {points.shape}")
+        chunks = [points[start : start + POINTS_AT_ONCE] for start in range(0, len(points), POINTS_AT_ONCE)]
+        found: list[SketchedMasks] = await self._ask(
+            name, [ModelKind.SAM], [Prompt(embedding, chunk, quality) for chunk in chunks]
+        )
+        return SketchedMasks.joined(found)
 
     async def _masks(
         self, name: str, embedding: ImageEmbedding, prompts: npt.NDArray[np.float32], columns: int

@@ -1,97 +1,11 @@
-"""Masks at their own size: low-resolution answers become pixels only where the mask can be.
-
-A mask of a 48-megapixel photo is 192 MB of floats, and nearly all of it is background. Bilinear
-interpolation never leaves the range of the cells it mixes, so only pixels that mix in a cell above the
-threshold can be set.
-"""
+"""Masks cut to what is set in them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from pipeline_steps.artifacts import Mask
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Stretch:
-    """How one axis of a low-resolution answer becomes pixels: `weights @ cells`."""
-
-    weights: Tensor
-    """(pixels, cells), on the device; each row adds up to 1."""
-    first_pixel: npt.NDArray[np.intp]
-    """(cells,), the first pixel that mixes the cell in; as many as there are pixels where none does."""
-    end_pixel: npt.NDArray[np.intp]
-    """(cells,), one past the last such pixel, or past that of the cell before."""
-    first_cell: npt.NDArray[np.intp]
-    """(pixels,), the first cell that the pixel mixes in."""
-    end_cell: npt.NDArray[np.intp]
-
-    def pixels(self, cells: npt.NDArray[np.intp]) -> tuple[int, int]:
-        """Return the range of pixels that may mix in any of these (ascending) cells."""
-        return int(self.first_pixel[cells[0]]), int(self.end_pixel[cells[-1]])
-
-    def cells(self, start: int, end: int) -> slice:
-        """Return the cells that these pixels mix in."""
-        return slice(int(self.first_cell[start]), int(self.end_cell[end - 1]))
-
-
-def sam_stretch(cells: int, side: int, shown: int, given: int, device: torch.device) -> Stretch:
-    """Return how segment-anything stretches an axis: to its square, cut to what was shown, to what was given.
-
-    Both of its interpolations are linear, so they are one matrix: stock's own, of a unit matrix.
-
-    Args:
-        cells: of the low-resolution mask.
-        side: of the square the model sees, in pixels.
-        shown: how much of the square the picture filled.
-        given: the picture's own size in pixels.
-        device: where the weights go.
-    """
-    unit = torch.eye(cells)[None, None]
-    square = functional.interpolate(unit, (side, cells), mode="bilinear", align_corners=False)
-    weights = functional.interpolate(
-        square[:, :, :shown], (given, cells), mode="bilinear", align_corners=False
-    )[0, 0]
-    used = (weights != 0).numpy()
-    first_pixel = np.where(used.any(0), used.argmax(0), given)
-    end_pixel = np.where(used.any(0), given - used[::-1].argmax(0), 0)
-    return Stretch(
-        weights.to(device),
-        first_pixel,
-        np.maximum.accumulate(end_pixel),
-        used.argmax(1),
-        cells - used[:, ::-1].argmax(1),
-    )
-
-
-def stretched_mask(logits: Tensor, rows: Stretch, columns: Stretch, threshold: float) -> Mask | None:
-    """Return the mask of one low-resolution answer, or None where it has no pixel.
-
-    Args:
-        logits: (cells, cells), on the device.
-        rows: how its rows become pixels.
-        columns: how its columns do.
-        threshold: logits above it are the mask.
-    """
-    above = (logits > threshold).cpu().numpy()
-    if not above.any():
-        return None
-    top, bottom = rows.pixels(np.flatnonzero(above.any(1)))
-    left, right = columns.pixels(np.flatnonzero(above.any(0)))
-    if top >= bottom or left >= right:
-        return None  # all of it is in the padding
-    down, across = rows.cells(top, bottom), columns.cells(left, right)
-    pixels = (
-        rows.weights[top:bottom, down] @ logits[down, across] @ columns.weights[left:right, across].T
-        > threshold
-    )
-    return tight_mask(pixels.cpu().numpy(), left, top)
 
 
 def tight_mask(bits: npt.NDArray[np.bool_], x: int, y: int) -> Mask | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -34,13 +35,27 @@ def reduce_trunk(network: nn.Module, dtype: torch.dtype, device_type: str) -> No
     """Let the trunk compute in `dtype` on that type of device."""
     trunks = [getattr(network, name) for name in _TRUNKS if hasattr(network, name)]
     trunk = cast(nn.Module, trunks[0] if trunks else network)
-    forward: Callable[..., Any] = trunk.forward
+    trunk.forward = Reduced(trunk.forward, dtype, device_type)
 
-    def reduced(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device_type, dtype):
-            answer = forward(*args, **kwargs)
+
+def as_precise_as(trunk: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `forward`, which computes what the trunk does in another way, reduced as the trunk is."""
+    present = vars(trunk).get("forward")
+    return replace(present, forward=forward) if isinstance(present, Reduced) else forward
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """A forward that computes in `dtype` and answers in float32."""
+
+    forward: Callable[..., Any]
+    dtype: torch.dtype
+    device_type: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer as it does."""
+        with torch.autocast(self.device_type, self.dtype):
+            answer = self.forward(*args, **kwargs)
         if isinstance(answer, Tensor):
             return answer.float()
         return type(answer)((name, value.float()) for name, value in answer.items())
-
-    trunk.forward = reduced

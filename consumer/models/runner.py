@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_steps.artifacts import Mask
-from pipeline_steps.models import ImageEmbedding
+from pipeline_steps.models import ImageEmbedding, MaskQuality
 
 Item = TypeVar("Item", contravariant=True)
 Ready = TypeVar("Ready")
@@ -68,12 +68,15 @@ class Prompt(NamedTuple):
     """One question to a `sam` model about a picture it has embedded."""
 
     embedding: ImageEmbedding
-    at: npt.NDArray[np.float32]
-    """A box (4,) or a point (2,), in the frame of the pixels that were embedded."""
+    at: npt.NDArray[np.floating[Any]]
+    """A box (4,), a point (2,) or, for every good mask, points (n, 2): in the frame of what was embedded."""
+    quality: MaskQuality | None = None
+    """For points (n, 2): which masks are good. A chunk of points is one item: a unit of work that others can
+    come between."""
 
 
 class MaskFound(NamedTuple):
-    """Its answer."""
+    """The answer to a box or a point."""
 
     mask: Mask
     score: float

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from consumer.models.runner import MaskFound, Prompt
 from pipeline_steps.artifacts import Mask, Pixels
-from pipeline_steps.models import LocalBoxes, LocalMasks, ModelKind, ModelSpec
+from pipeline_steps.models import Drawing, LocalBoxes, LocalMasks, ModelKind, ModelSpec, SketchedMasks
 
 _SCORE = 0.9
 _POINT_RADIUS = 8.0
@@ -73,6 +73,17 @@ def mask_at(prompt: Prompt) -> MaskFound:
     return MaskFound(_filled(box, seen.height, seen.width), _SCORE)
 
 
+def masks_at(prompt: Prompt) -> SketchedMasks:
+    """Return one mask for each of the points, as `mask_at` does."""
+    found = [mask_at(Prompt(prompt.embedding, point)) for point in prompt.at]
+    return SketchedMasks(
+        tuple(Drawing(mask) for mask, _ in found),
+        np.array([score for _, score in found], np.float32),
+        np.ones(len(found), np.float32),
+        prompt.at.astype(np.float64),
+    )
+
+
 Answer = Callable[[Any], Any]
 
 _BY_KIND: Mapping[ModelKind, Callable[[ModelSpec, int, Pixels], Any]] = MappingProxyType(
@@ -100,9 +111,9 @@ def answers(spec: ModelSpec, found: int, maker: object) -> Answer | None:
     return partial(by_kind, spec, found) if by_kind else None
 
 
-def _segment(maker: object, item: Pixels | Prompt) -> SimulatedEmbedding | MaskFound:
+def _segment(maker: object, item: Pixels | Prompt) -> SimulatedEmbedding | MaskFound | SketchedMasks:
     if isinstance(item, Prompt):
-        return mask_at(item)
+        return mask_at(item) if item.quality is None else masks_at(item)
     return SimulatedEmbedding(maker, *item.shape[:2])
 
 

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from pipeline_steps.artifact import Rows
 from pipeline_steps.artifacts import Boxes, Image, Labels, Mask, Scores
 from pipeline_steps.context import StepContext
-from pipeline_steps.geometry import area, suppress
+from pipeline_steps.geometry import area
 from pipeline_steps.models import ImageEmbedding, LocalBoxes, LocalMasks
 from pipeline_steps.regions import connected
+from pipeline_steps.vision.automatic import Regions
 
 PROMPTS_AT_ONCE = 64
 MASK_BYTES_AT_ONCE = 128 * 2**20
@@ -53,6 +54,24 @@ def of_masks(masks: LocalMasks) -> Candidates:
     return Candidates(masks.xyxy, masks.score, masks.label, sizes, masks.mask).take(sizes > 0)
 
 
+def of_regions(regions: Regions, label: str, masks: tuple[Mask, ...] | None) -> Candidates:
+    """Return regions that SAM found by itself, all called the same.
+
+    Args:
+        regions: none of them empty.
+        label: what they are called.
+        masks: theirs, where they are wanted.
+    """
+    n = len(regions)
+    return Candidates(
+        regions.placed,
+        regions.score,
+        np.full(n, label),
+        regions.area.astype(np.float32),
+        masks if masks is not None else (None,) * n,
+    )
+
+
 async def with_masks(
     found: Candidates, model: str, embedding: ImageEmbedding, image: Image, ctx: StepContext
 ) -> Candidates:
@@ -64,46 +83,6 @@ async def with_masks(
         masks.extend(mask if mask.area else None for mask in answer.mask)
     sizes = [size if mask is None else float(mask.area) for mask, size in zip(masks, found.area, strict=True)]
     return Candidates(found.xyxy, found.score, found.label, np.array(sizes, np.float32), tuple(masks))
-
-
-async def of_grid(
-    model: str,
-    embedding: ImageEmbedding,
-    image: Image,
-    ctx: StepContext,
-    *,
-    points_per_side: int,
-    min_score: float,
-    min_area: float,
-    overlap: float,
-    masks: bool,
-    label: str,
-) -> Candidates:
-    """Return what SAM makes of a grid of points: masks good and large enough, each region once.
-
-    Many points hit the same region, so most masks are dropped again. They are asked for twice: first all of
-    them, of which only box, score and area are remembered; then those that are kept. Decoding is cheap beside
-    the encoder, and a picture of nothing but sky does not fill the memory with copies of itself.
-    """
-    points = _grid(points_per_side, image)
-    kept: list[tuple[Boxes, Scores, npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
-    for rows in _chunks(len(points), image):
-        ctx.deadline.check()
-        answer = await ctx.models.masks_of_points(model, embedding, points[rows])
-        sizes = np.array([mask.area for mask in answer.mask], np.float32)
-        good = (answer.score >= min_score) & (sizes >= max(1.0, min_area))
-        kept.append((answer.xyxy[good], answer.score[good], sizes[good], points[rows][good]))
-
-    xyxy, score, sizes, points = (np.concatenate(column) for column in zip(*kept, strict=True))
-    once = suppress(xyxy, score, overlap)
-    found = Candidates(xyxy[once], score[once], np.full(len(once), label), sizes[once], (None,) * len(once))
-    if not masks:
-        return found
-    final: list[Mask | None] = []
-    for rows in _chunks(len(found), image):
-        ctx.deadline.check()
-        final.extend((await ctx.models.masks_of_points(model, embedding, points[once][rows])).mask)
-    return Candidates(found.xyxy, found.score, found.label, found.area, tuple(final))
 
 
 async def of_class_map(classes: npt.NDArray[np.int16], names: Sequence[str], min_area: float) -> Candidates:
@@ -121,13 +100,6 @@ def _of_class_map(classes: npt.NDArray[np.int16], names: Sequence[str], min_area
         found.area[large].astype(np.float32),
         tuple(found.mask(int(region)) for region in large),
     )
-
-
-def _grid(points_per_side: int, image: Image) -> npt.NDArray[np.float32]:
-    """Return the centres of a grid's cells, (n, 2), x y in pixels."""
-    along = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
-    x, y = np.meshgrid(along * image.width, along * image.height)
-    return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
 
 def _chunks(count: int, image: Image) -> list[slice]:

@@ -13,10 +13,10 @@ from pipeline_steps.artifacts import Image, Mask, Segments
 from pipeline_steps.checks import class_problems, model_classes, model_problems
 from pipeline_steps.context import StepContext
 from pipeline_steps.geometry import suppress
-from pipeline_steps.models import ModelKind
+from pipeline_steps.models import MaskQuality, ModelKind
 from pipeline_steps.names import Names
 from pipeline_steps.registry import Scope, StepParams, step
-from pipeline_steps.vision import candidates
+from pipeline_steps.vision import automatic, candidates
 from pipeline_steps.vision.candidates import Candidates
 from pipeline_steps.vision.views import chosen, clipped
 
@@ -61,6 +61,37 @@ class SegmentationParams(StepParams):
         ge=0,
         le=1,
         description="`automatic`: least quality, 0 to 1, that SAM gives its mask. Unset: the model's own.",
+    )
+    stability_score_thresh: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="`automatic`: least share, 0 to 1, that is left of a mask when the threshold of its "
+        "logits is raised from `stability_score_offset` below to as much above.",
+    )
+    stability_score_offset: float = Field(
+        default=1.0, ge=0, description="`automatic`: see `stability_score_thresh`."
+    )
+    crop_n_layers: int = Field(
+        default=0,
+        ge=0,
+        le=3,
+        description="`automatic`: also look at crops: 1 at 2 x 2 of them, 2 at another 4 x 4, 3 at 8 x 8.",
+    )
+    crop_nms_thresh: float = Field(
+        default=0.7, gt=0, le=1, description="`automatic`: as `box_nms_thresh`, between crops."
+    )
+    crop_overlap_ratio: float = Field(
+        default=512 / 1500,
+        ge=0,
+        le=0.9,
+        description="`automatic`: overlap of the first layer's crops, a share of the picture's shorter side.",
+    )
+    crop_n_points_downscale_factor: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="`automatic`: each layer's crops have so many times fewer points along a side.",
     )
     box_nms_thresh: float = Field(
         default=0.7,
@@ -118,7 +149,7 @@ async def segment(image: Image, params: SegmentationParams, ctx: StepContext) ->
     """Find the regions of the picture, largest first.
 
     `prompted`: the detector gives class, score and box, SAM the mask in each box. `automatic`: SAM's masks of
-    a grid of points, those above `pred_iou_thresh`, each region once; scored by the classifier, or by SAM
+    a grid of points, filtered as `SamAutomaticMaskGenerator` does; scored by the classifier, or by SAM
     itself. `instance`: the model's masks. `semantic`: the connected regions (4-connected) of each class,
     scored 1.
 
@@ -157,19 +188,19 @@ async def _prompted(image: Image, params: SegmentationParams, ctx: StepContext) 
 
 async def _automatic(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
     least = ctx.models.spec(params.mask_model).threshold
-    embedding = (await ctx.models.embed(params.mask_model, [image.pixels]))[0]
-    found = await candidates.of_grid(
-        params.mask_model,
-        embedding,
-        image,
-        ctx,
-        points_per_side=params.points_per_side,
-        min_score=least if params.pred_iou_thresh is None else params.pred_iou_thresh,
-        min_area=params.min_area * image.width * image.height,
-        overlap=params.box_nms_thresh,
-        masks=params.masks,
-        label=UNNAMED,
+    least = least if params.pred_iou_thresh is None else params.pred_iou_thresh
+    search = automatic.Search(
+        MaskQuality(least, params.stability_score_thresh, params.stability_score_offset),
+        params.points_per_side,
+        params.box_nms_thresh,
+        params.crop_n_layers,
+        params.crop_nms_thresh,
+        params.crop_overlap_ratio,
+        params.crop_n_points_downscale_factor,
     )
+    regions = await automatic.find(params.mask_model, image, search, ctx)
+    regions = automatic.without_small(regions, params.min_area * image.width * image.height)
+    found = candidates.of_regions(regions, UNNAMED, await automatic.drawn(regions) if params.masks else None)
     if params.classifier is None or not len(found):
         return found.of_classes(params.classes)
     spec = ctx.models.spec(params.classifier)

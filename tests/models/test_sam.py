@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -12,25 +12,25 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from consumer.models.masks import sam_stretch, stretched_mask
+from consumer.models.precision import reduce_trunk
 from consumer.models.runner import MaskFound, Prompt
 from consumer.models.sam import SamEmbedding, SamRunner
 from pipeline_steps.artifacts import Mask, Pixels
 from pipeline_steps.errors import ModelUnavailable
-from pipeline_steps.models import ModelKind
-from tests.models.random_models import network, photo, spec
+from pipeline_steps.models import MaskQuality, ModelKind, SketchedMasks
+from tests.models import sams
+from tests.models.random_models import photo, spec
+from tests.models.sams import CPU, iou, whole
 
-CPU = torch.device("cpu")
 
-
-@pytest.fixture(scope="module")
-def sam() -> Sam:
-    return network("sam_small")
+@pytest.fixture(scope="module", params=["shipped", "vit", "odd"])
+def sam(request: pytest.FixtureRequest) -> Sam:
+    return sams.sam(request.param)
 
 
 @pytest.fixture
 def runner(sam: Sam) -> SamRunner:
-    return SamRunner(sam, spec(ModelKind.SAM), CPU, 4)
+    return sams.runner(sam)
 
 
 def embed(runner: SamRunner, *pictures: Pixels) -> list[SamEmbedding]:
@@ -57,16 +57,6 @@ def best(predictor: SamPredictor, at: list[float]) -> tuple[npt.NDArray[np.bool_
     return masks[scores.argmax()], float(scores.max())
 
 
-def full(mask: Mask, height: int, width: int) -> npt.NDArray[np.bool_]:
-    canvas = np.zeros((height, width), np.bool_)
-    canvas[mask.y : mask.y + mask.bits.shape[0], mask.x : mask.x + mask.bits.shape[1]] = mask.bits
-    return canvas
-
-
-def iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
-    return float((a & b).sum() / max(1, (a | b).sum()))
-
-
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (900, 600), (120, 90), (256, 256), (33, 700)])
 def test_masks_and_scores_are_stocks(sam: Sam, runner: SamRunner, height: int, width: int) -> None:
     picture = photo(height, width)
@@ -79,7 +69,7 @@ def test_masks_and_scores_are_stocks(sam: Sam, runner: SamRunner, height: int, w
         for at, (mask, score) in zip(prompts, ask(runner, embedding, prompts), strict=True):
             expected, expected_score = best(predictor, at)
             assert 0 < expected.sum() < expected.size  # or the comparison says nothing
-            assert iou(full(mask, height, width), expected) >= 0.99
+            assert iou(whole(mask, height, width), expected) >= 0.99
             assert score == pytest.approx(expected_score, abs=1e-3)
 
 
@@ -92,7 +82,7 @@ def test_prompts_about_several_pictures_share_a_batch(sam: Sam, runner: SamRunne
 
     for picture, (mask, _) in zip(pictures, together, strict=True):  # type: ignore[misc]
         expected, _ = best(stock(sam, picture), at.tolist())
-        assert iou(full(mask, *picture.shape[:2]), expected) >= 0.99
+        assert iou(whole(mask, *picture.shape[:2]), expected) >= 0.99
 
 
 def test_an_embedding_does_not_depend_on_whom_it_was_made_with(runner: SamRunner) -> None:
@@ -106,34 +96,6 @@ def test_an_embedding_does_not_depend_on_whom_it_was_made_with(runner: SamRunner
         assert embedding.features.untyped_storage().nbytes() == alone.features.untyped_storage().nbytes()
 
 
-@pytest.mark.parametrize(
-    ("cells", "side", "height", "width"), [(64, 256, 500, 333), (64, 256, 40, 61), (128, 256, 256, 180)]
-)
-def test_a_mask_is_stretched_in_its_own_region_as_stock_stretches_it_whole(
-    sam: Sam, cells: int, side: int, height: int, width: int
-) -> None:
-    rng = np.random.default_rng(0)
-    scale = side / max(height, width)
-    shown = (int(height * scale + 0.5), int(width * scale + 0.5))
-    rows = sam_stretch(cells, side, shown[0], height, CPU)
-    columns = sam_stretch(cells, side, shown[1], width, CPU)
-
-    for x, y in product((0, 20, cells - 9), repeat=2):
-        logits = torch.full((cells, cells), -1.0)
-        logits[y : y + 9, x : x + 9] = torch.from_numpy(rng.normal(0, 3, (9, 9))).float()
-        whole = sam.postprocess_masks(logits[None, None], shown, (height, width))[0, 0].numpy() > 0
-
-        mask = stretched_mask(logits, rows, columns, 0.0)
-
-        assert (full(mask, height, width) if mask else np.zeros_like(whole)).sum() == pytest.approx(
-            whole.sum(), abs=2
-        )
-        if mask:
-            assert iou(full(mask, height, width), whole) >= 0.99
-            assert mask.bits.any(1)[[0, -1]].all()
-            assert mask.bits.any(0)[[0, -1]].all()
-
-
 def test_a_mask_without_a_pixel_is_one_pixel_of_background(runner: SamRunner, sam: Sam) -> None:
     (embedding,) = embed(runner, photo(200, 300))
     sam.mask_threshold = 1e9
@@ -145,14 +107,15 @@ def test_a_mask_without_a_pixel_is_one_pixel_of_background(runner: SamRunner, sa
     assert mask == Mask(np.zeros((1, 1), np.bool_), 270, 170)
 
 
-def test_pictures_boxes_and_points_are_three_batches(runner: SamRunner) -> None:
+def test_pictures_boxes_points_and_grids_are_four_batches(runner: SamRunner) -> None:
     (embedding,) = embed(runner, photo(64, 64))
     prompts = [Prompt(embedding, np.zeros(n, np.float32)) for n in (4, 2)]
+    grid = Prompt(embedding, np.zeros((4, 2)), MaskQuality(0.5, 0.5))
 
-    buckets = {runner.bucket(item) for item in [runner.prepare(photo(64, 64)), *prompts]}
+    buckets = [runner.bucket(item) for item in [runner.prepare(photo(64, 64)), *prompts, grid]]
 
-    assert buckets == {"pictures", "boxes", "points"}
-    assert runner.max_batch("pictures") == 4
+    assert buckets == ["pictures", "boxes", "points", "grids"]
+    assert [runner.max_batch(bucket) for bucket in buckets] == [4, 8, 8, 1]
 
 
 def test_the_warm_up_runs_every_size(runner: SamRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,18 +130,53 @@ def test_the_warm_up_runs_every_size(runner: SamRunner, monkeypatch: pytest.Monk
         seen.append((str(runner.bucket(batch[0])), len(batch)))
         return []
 
+    def searched(prompt: Prompt) -> SketchedMasks:
+        seen.append((str(runner.bucket(prompt)), 1))
+        return SketchedMasks.none()
+
     monkeypatch.setattr(runner, "_embed", embedded)
-    monkeypatch.setattr(runner, "_masks", masked)
+    monkeypatch.setattr(runner, "_best_masks", masked)
+    monkeypatch.setattr(runner, "_every_mask", searched)
 
     runner.warm_up()
 
     prompts = [(kind, size) for size in (1, 2, 4, 8) for kind in ("boxes", "points")]
-    assert seen == [("pictures", 1), ("pictures", 2), ("pictures", 4), *prompts]
+    assert seen == [("pictures", 1), ("pictures", 2), ("pictures", 4), *prompts, ("grids", 1)]
 
 
 def test_the_manifests_input_size_must_be_the_networks(sam: Sam) -> None:
-    with pytest.raises(ModelUnavailable, match="input_size is 1024, but the network sees 256"):
+    with pytest.raises(ModelUnavailable, match="input_size is 1024, but the network sees"):
         SamRunner(sam, spec(ModelKind.SAM, input_size=1024), CPU, 1)
+
+
+def test_an_embedding_is_stocks(sam: Sam, runner: SamRunner) -> None:
+    picture = photo(300, 400)
+
+    (embedding,) = embed(runner, picture)
+
+    expected = stock(sam, picture).get_image_embedding()[0]
+    torch.testing.assert_close(embedding.features, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_stocks_modules_stay_as_they_are(sam: Sam) -> None:
+    before = {name: vars(module).keys() for name, module in sam.named_modules()}
+
+    sams.runner(sam).warm_up()
+
+    assert {name: vars(module).keys() for name, module in sam.named_modules()} == before
+
+
+def test_a_trunk_in_16_bits_stays_in_16_bits() -> None:
+    network = copy.deepcopy(sams.sam("vit"))
+    reduce_trunk(network, torch.bfloat16, "cpu")
+    picture = photo(100, 100)
+
+    (rough,) = embed(sams.runner(network), picture)
+    (exact,) = embed(sams.runner(sams.sam("vit")), picture)
+
+    assert rough.features.dtype == torch.float32
+    assert not torch.allclose(rough.features, exact.features, atol=1e-4)
+    torch.testing.assert_close(rough.features, exact.features, atol=0.2, rtol=0.2)
 
 
 def test_a_read_only_or_mirrored_picture_is_seen_as_it_is(runner: SamRunner) -> None:

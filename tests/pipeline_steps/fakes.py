@@ -15,7 +15,17 @@ import numpy.typing as npt
 from pipeline_steps.artifacts import Boxes, Detections, Image, Labels, Mask, Pixels, Segments
 from pipeline_steps.context import Deadline, JobInfo, StepContext
 from pipeline_steps.errors import ModelMismatch, ModelUnavailable, NotAllowed
-from pipeline_steps.models import ImageEmbedding, LocalBoxes, LocalMasks, ModelCatalogue, ModelKind, ModelSpec
+from pipeline_steps.models import (
+    Drawing,
+    ImageEmbedding,
+    LocalBoxes,
+    LocalMasks,
+    MaskQuality,
+    ModelCatalogue,
+    ModelKind,
+    ModelSpec,
+    SketchedMasks,
+)
 from pipeline_steps.regions import connected
 from pipeline_steps.registry import Scope
 
@@ -109,6 +119,22 @@ class SeeingModels:
             np.full(len(points), ""),
             found.xyxy[numbers].astype(np.float32),
         )
+
+    async def every_mask_of_points(
+        self,
+        name: str,
+        embedding: ImageEmbedding,
+        points: npt.NDArray[np.float64],
+        quality: MaskQuality,
+    ) -> SketchedMasks:
+        found = await self.masks_of_points(name, embedding, points.astype(np.float32))
+        masks = SketchedMasks(
+            tuple(Drawing(mask) for mask in found.mask),
+            found.score,
+            np.ones(len(points), np.float32),
+            points,
+        )
+        return masks.take(masks.score > quality.predicted_iou)
 
     def _asked(self, name: str, kind: ModelKind, items: int) -> ModelSpec:
         if self.failing is not None:

@@ -127,7 +127,7 @@ def test_automatic_finds_each_region_once_and_no_ground() -> None:
 
     assert found.label.tolist() == ["object", "object"]
     assert found.score == pytest.approx([0.95, 0.95])
-    assert models.calls == [("sam", 1), *[("sam", 64)] * 4, ("sam", 2)]
+    assert models.calls == [("sam", 1), *[("sam", 64)] * 4]
 
 
 def test_automatic_leaves_out_what_is_too_small() -> None:
@@ -149,13 +149,31 @@ def test_automatic_is_named_by_a_classifier() -> None:
     assert found.score[0] > 0.8
 
 
-def test_points_go_to_sam_in_chunks_that_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "MASK_BYTES_AT_ONCE", 100 * 70 * 5)
+def test_automatic_without_masks_knows_boxes_and_areas() -> None:
+    found = run(painted(100, 70, SMALL, LARGE), mode="automatic", masks=False)
+
+    assert found.mask == (None, None)
+    assert found.area_px.tolist() == [55 * 50, 400]
+
+
+def test_crops_find_what_the_whole_picture_does_and_nothing_twice() -> None:
     models = SeeingModels()
 
-    run(painted(100, 70, SMALL), models, mode="automatic", points_per_side=4)
+    found = run(painted(100, 70, SMALL, LARGE, x=1000, y=2000), models, mode="automatic", crop_n_layers=1)
 
-    assert [items for _, items in models.calls] == [1, 5, 5, 5, 1, 1]
+    assert [items for _, items in models.calls if items != 64] == [4, 1]
+    assert len(models.calls) == 2 + 5 * 4
+    assert found.area_px.tolist() == [55 * 50, 400]
+    assert found.xyxy.tolist() == [[1040, 2010, 1095, 2060], [1005, 2005, 1025, 2025]]
+
+
+def test_prompts_go_to_sam_in_chunks_that_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "MASK_BYTES_AT_ONCE", 100 * 70 * 1)
+    models = SeeingModels()
+
+    run(painted(100, 70, SMALL, LARGE), models)
+
+    assert models.calls == [("containers", 1), ("sam", 1), ("sam", 1), ("sam", 1)]
 
 
 def test_the_deadline_is_looked_at_between_chunks() -> None:

@@ -1,0 +1,237 @@
+"""Runs segment-anything: the encoder in batches of pictures, the decoder in batches of prompts.
+
+Stock's `SamPredictor` remembers the picture it was shown last. Here an embedding belongs to who asked for it,
+so prompts about the pictures of many messages share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from consumer.models.masks import no_mask
+from consumer.models.pixels import Shown, normalised
+from consumer.models.precision import as_precise_as
+from consumer.models.runner import MaskFound, Prompt, batch_sizes
+from consumer.models.sam.blocks import Sketched, sketch
+from consumer.models.sam.decoder import Decoder, Look, Understood
+from consumer.models.sam.encoder import encode
+from consumer.models.sam.pictures import shown
+from consumer.models.sam.stretch import sam_stretch
+from pipeline_steps.artifacts import Mask, Pixels
+from pipeline_steps.errors import ModelUnavailable
+from pipeline_steps.models import MaskQuality, ModelSpec, SketchedMasks
+
+_PROMPTS_ON_CPU = 8
+_PROMPTS_ON_GPU = 64
+_DECODED_AT_ONCE_ON_CPU = 2
+"""On a CPU the decoder is fastest while what it works on fits into the cache."""
+_GRIDS_ON_GPU = 4
+"""Chunks of a grid that share a batch there; a CPU takes one, so that others have their turn sooner."""
+
+Prompts = Sequence[Prompt]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SamEmbedding:
+    """A picture as the encoder has seen it."""
+
+    maker: object
+    """The runner that made it: only that model, on that device, can read it."""
+    features: Tensor
+    """(channels, height, width) of the encoder, on its device."""
+    look: Look
+    """What the decoder sees in them, whatever it is asked."""
+    given: tuple[int, int]
+    """Height and width of the pixels that were given."""
+    shown: tuple[int, int]
+    """Height and width they had in the square that the encoder saw."""
+
+
+class SamRunner:
+    """A `segment_anything` model: pictures become embeddings, prompts about them become masks.
+
+    Args:
+        model: a `segment_anything.modeling.Sam`, on its device. It is left as it is.
+        spec: what the manifest says of it.
+        device: where it is.
+        max_batch: most pictures in one pass of the encoder.
+
+    Raises:
+        ModelUnavailable: the manifest's input size is not the network's.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device, max_batch: int) -> None:
+        self._model = cast(Any, model)
+        self._device = device
+        self._max_batch = max_batch
+        on_cpu = device.type == "cpu"
+        self._prompts = _PROMPTS_ON_CPU if on_cpu else _PROMPTS_ON_GPU
+        self._decoded_at_once = _DECODED_AT_ONCE_ON_CPU if on_cpu else _PROMPTS_ON_GPU
+        self._grids = 1 if on_cpu else _GRIDS_ON_GPU
+        self._side: int = self._model.image_encoder.img_size
+        if spec.input_size != self._side:
+            raise ModelUnavailable(
+                f"model {spec.name!r}: input_size is {spec.input_size}, but the network sees {self._side}"
+            )
+        encoder = self._model.image_encoder
+        self._encode = as_precise_as(encoder, partial(encode, encoder))
+        with torch.inference_mode():
+            prompts = self._model.prompt_encoder
+            self._decoder = Decoder(
+                self._model.mask_decoder, prompts.get_dense_pe(), prompts.no_mask_embed.weight
+            )
+        self._stretch = lru_cache(maxsize=8)(sam_stretch)  # photos of one camera are all of one size
+
+    def costly(self, item: Pixels | Prompt) -> bool:
+        """Only pictures, which are resized."""
+        return not isinstance(item, Prompt)
+
+    def prepare(self, item: Pixels | Prompt) -> Shown | Prompt:
+        """Resize the picture so that its longer side is what the model sees."""
+        return item if isinstance(item, Prompt) else shown(item, self._side)
+
+    def bucket(self, ready: Shown | Prompt) -> Hashable:
+        """All pictures are padded to one square; boxes, points, and chunks of grids are a batch each."""
+        if not isinstance(ready, Prompt):
+            return "pictures"
+        if ready.quality is not None:
+            return "grids"
+        return "boxes" if len(ready.at) == 4 else "points"
+
+    def max_batch(self, bucket: Hashable) -> int:
+        """As the manifest says for pictures; for prompts what suits the device."""
+        return {"pictures": self._max_batch, "grids": self._grids}.get(str(bucket), self._prompts)
+
+    def run(
+        self, batch: Sequence[Shown | Prompt]
+    ) -> list[SamEmbedding] | list[MaskFound] | list[SketchedMasks]:
+        """Return an embedding for each picture, the best mask for each prompt, all masks for each grid."""
+        pictures = [item for item in batch if isinstance(item, Shown)]
+        if pictures:
+            return self._embed(pictures)
+        prompts = [item for item in batch if isinstance(item, Prompt)]
+        if self.bucket(prompts[0]) == "grids":
+            return [self._every_mask(prompt) for prompt in prompts]
+        return self._best_masks(prompts)
+
+    def warm_up(self) -> None:
+        """Embed grey squares, and prompt them with boxes, points and a grid."""
+        grey = np.full((self._side, self._side, 3), 128, np.uint8)
+        square = shown(grey, self._side)
+        embeddings = [self._embed([square] * size) for size in batch_sizes(self._max_batch)]
+        middle, edge = self._side / 4, self._side * 3 / 4
+        for size in batch_sizes(self._prompts):
+            for at in ([middle, middle, edge, edge], [middle, middle]):
+                self._best_masks([Prompt(embeddings[0][0], np.array(at, np.float32))] * size)
+        self._every_mask(Prompt(embeddings[0][0], np.array([[middle, edge]]), MaskQuality(0, 0)))
+
+    def _embed(self, pictures: Sequence[Shown]) -> list[SamEmbedding]:
+        images = [picture.image for picture in pictures]
+        features = self._encode(
+            normalised(images, self._side, self._side, self._model.pixel_mean, self._model.pixel_std)
+        )
+        # Cloned: a view would keep the whole batch in memory as long as one of its pictures is asked about.
+        return [
+            SamEmbedding(
+                self, row.clone(), self._decoder.look(row), (height, width), (image.shape[1], image.shape[2])
+            )
+            for row, (image, height, width) in zip(features, pictures, strict=True)
+        ]
+
+    def _best_masks(self, prompts: Prompts) -> list[MaskFound]:
+        """Return the best of each prompt's three masks (a fourth is for callers who want no choice)."""
+        found: list[MaskFound | None] = [None] * len(prompts)
+        by_picture: dict[int, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            by_picture.setdefault(id(prompt.embedding), []).append(i)
+        for mine in by_picture.values():
+            embedding = _embedding_of(prompts[mine[0]])
+            at = np.stack([prompts[i].at for i in mine])
+            for start, understood in self._understood(embedding, at.astype(np.float32)):
+                scores, best = understood.scores.max(1)
+                logits = self._decoder.paint(understood, torch.arange(len(best), device=self._device), best)
+                masks = self._sketched(embedding, logits).sketches
+                for i, mask, score in zip(mine[start:], masks, scores.tolist(), strict=False):
+                    drawn = mask.drawn() if mask.area else _nothing(prompts[i], embedding)
+                    found[i] = MaskFound(drawn, score)
+        return [mask for mask in found if mask is not None]
+
+    def _every_mask(self, prompt: Prompt) -> SketchedMasks:
+        """Return those of the three masks of each point that are good enough.
+
+        As `SamAutomaticMaskGenerator._process_batch`, in its order; but what is not good enough is left out
+        before it is painted, and nothing is ever as large as the picture.
+        """
+        embedding, quality = _embedding_of(prompt), cast(MaskQuality, prompt.quality)
+        parts = []
+        for start, understood in self._understood(embedding, prompt.at):
+            good = understood.scores > quality.predicted_iou
+            if quality.predicted_iou <= 0:
+                good = torch.ones_like(good)
+            point, mask = good.nonzero(as_tuple=True)
+            if not len(point):
+                continue
+            logits = self._decoder.paint(understood, point, mask)
+            masks = self._sketched(embedding, logits, quality.stability_offset)
+            stable = masks.stability >= quality.stability
+            if quality.stability <= 0:
+                stable[:] = True
+            scores = understood.scores[point, mask].cpu().numpy()
+            parts.append(
+                SketchedMasks(
+                    tuple(masks.sketches), scores, masks.stability, prompt.at[start + point.cpu().numpy()]
+                ).take(stable)
+            )
+        return SketchedMasks.joined(parts)
+
+    def _understood(
+        self, embedding: SamEmbedding, at: npt.NDArray[np.floating[Any]]
+    ) -> Iterator[tuple[int, Understood]]:
+        """Yield the first prompt's number, and what the decoder made of as many as fit into the cache."""
+        for start in range(0, len(at), self._decoded_at_once):
+            prompts = self._prompted(embedding, at[start : start + self._decoded_at_once])
+            yield start, self._decoder.understand(embedding.look, prompts)
+
+    def _prompted(self, embedding: SamEmbedding, at: npt.NDArray[np.floating[Any]]) -> Tensor:
+        """Return boxes (n, 4) or points (n, 2) as the prompt encoder does, (n, tokens, channels).
+
+        Scaled in float64 as stock does it; then its predictor rounds to float32 at once, and its generator of
+        masks after the division by the square's side. We round as what we are given is rounded.
+        """
+        scale = (embedding.shown[1] / embedding.given[1], embedding.shown[0] / embedding.given[0])
+        corners = (at.reshape(len(at), -1, 2) * np.array(scale)).astype(at.dtype)
+        coordinates = torch.as_tensor(corners, device=self._device)
+        if at.shape[1] == 4:
+            boxes, points = coordinates.reshape(-1, 4), None
+        else:
+            boxes = None
+            points = (coordinates, torch.ones(len(at), 1, dtype=torch.int, device=self._device))
+        sparse, _ = self._model.prompt_encoder(points=points, boxes=boxes, masks=None)
+        return cast(Tensor, sparse)
+
+    def _sketched(self, embedding: SamEmbedding, logits: Tensor, offset: float = 0) -> Sketched:
+        rows, columns = (
+            self._stretch(cells, self._side, there, given, self._device)
+            for cells, there, given in zip(logits.shape[1:], embedding.shown, embedding.given, strict=True)
+        )
+        return sketch(logits, rows, columns, self._model.mask_threshold, offset)
+
+
+def _embedding_of(prompt: Prompt) -> SamEmbedding:
+    embedding = prompt.embedding
+    if not isinstance(embedding, SamEmbedding):
+        raise TypeError(f"expected an embedding of a sam model, got {type(embedding).__name__}")
+    return embedding
+
+
+def _nothing(prompt: Prompt, embedding: SamEmbedding) -> Mask:
+    x, y = prompt.at.reshape(-1, 2).mean(0)
+    return no_mask(x, y, *embedding.given)
