@@ -22,6 +22,9 @@ LOWEST_SCORE = 0.05
 """Boxes scored lower are not even looked at. The manifest's threshold is only a default of the steps, which
 may ask for less; so the model itself answers down to here (or to the threshold, where that is lower)."""
 
+CPU_BATCH = 4
+"""Most pictures in a batch on a CPU: what a larger one leaves behind no longer fits into its cache."""
+
 
 class TorchvisionRunner(ABC, Generic[A]):
     """A torchvision model that finds boxes, and answers in the frame of the pixels it was given.
@@ -40,7 +43,7 @@ class TorchvisionRunner(ABC, Generic[A]):
         self._model = cast(Any, model)
         self._spec = spec
         self._device = device
-        self._max_batch = max_batch
+        self._max_batch = min(max_batch, CPU_BATCH) if device.type == "cpu" else max_batch
         self._classes = np.array(spec.classes)
         self._model.transform = AsShown(model.transform, device)
         heads = getattr(self._model, "roi_heads", self._model)
@@ -60,7 +63,7 @@ class TorchvisionRunner(ABC, Generic[A]):
         return padded(height), padded(width)
 
     def max_batch(self, bucket: Hashable) -> int:
-        """As the manifest says."""
+        """As the manifest says, and on a CPU no more than are quick."""
         del bucket
         return self._max_batch
 

@@ -86,9 +86,8 @@ def normalised(images: Sequence[Tensor], height: int, width: int, mean: Tensor, 
         _, rows, columns = image.shape
         # Line by line, as pixels lie in photos and in the batch: red, green, blue, red and so on.
         lines = place.permute(1, 2, 0)[:rows, :columns].view(rows, 3 * columns)
-        pixels = image.to(mean.device, non_blocking=True).permute(1, 2, 0).flatten(1)
-        torch.sub(pixels, mean.flatten().repeat(columns), out=lines)
-        lines.div_(std.flatten().repeat(columns))
+        lines.copy_(image.to(mean.device, non_blocking=True).permute(1, 2, 0).flatten(1))
+        lines.sub_(mean.flatten().repeat(columns)).div_(std.flatten().repeat(columns))
     return batch
 
 

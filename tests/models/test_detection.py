@@ -15,12 +15,13 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 
 from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD
 from consumer.models.classification import ClassificationRunner
-from consumer.models.detection import DetectionRunner
+from consumer.models.detection import CPU_BATCH, DetectionRunner
 from consumer.models.instances import InstanceRunner
 from consumer.models.precision import compute_in, reduce_trunk
 from consumer.models.semantic import SemanticRunner, label_map
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import InvalidInput, ModelUnavailable
+from pipeline_steps.geometry import tiles
 from pipeline_steps.models import ModelKind
 from tests.models.random_models import network, photo, spec
 
@@ -56,6 +57,25 @@ def stock(architecture: str, classes: int) -> Any:
     heads = getattr(model, "roi_heads", model)
     heads.score_thresh = 0.05
     return model
+
+
+def test_tiles_at_the_edge_of_a_photo_share_the_batches_of_the_others() -> None:
+    runner = detector(input_size=640)
+    photograph = np.zeros((3000, 4000, 3), np.uint8)
+
+    tiles_of_it = [photograph[y1:y2, x1:x2] for x1, y1, x2, y2 in tiles(4000, 3000, 512, 512, 0.25).tolist()]
+
+    assert {runner.bucket(runner.prepare(tile)) for tile in tiles_of_it} == {(512, 512)}
+    assert not any(runner.costly(tile) for tile in tiles_of_it)
+    assert np.shares_memory(runner.prepare(tiles_of_it[-1]).image.numpy(), photograph)
+
+
+def test_on_a_cpu_a_batch_stays_in_its_cache() -> None:
+    model = network("fcos_small", 2)
+    large = DetectionRunner(model, spec(ModelKind.DETECTION, classes=2), CPU, 64)
+
+    assert large.max_batch((64, 64)) == CPU_BATCH
+    assert detector().max_batch((64, 64)) <= 4
 
 
 def test_boxes_are_torchvisions_own() -> None:
