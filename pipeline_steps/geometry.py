@@ -27,7 +27,8 @@ ROWS_AT_ONCE = 2_000_000
 """Pairs compared in one go by `overlaps`: 16 MB an intermediate array."""
 PAIRS_AT_ONCE = 1 << 19
 """Pairs compared in one go by `absorb`: about 60 bytes each."""
-ASKED_AT_ONCE = 8192
+ASKED_AT_ONCE = 1024
+"""Boxes that ask in one go: few enough for the cache, and for most others to be taken before their turn."""
 
 _FREE = -1
 
@@ -128,7 +129,7 @@ def absorb(
 
     near, inside, at = None, 0, 0
     while (left := int(np.count_nonzero(free))) > 0:
-        if near is None or 2 * left < inside:
+        if near is None or 4 * left < inside:
             near, inside = Neighbourhood(boxes, np.flatnonzero(free)), left
         # What is taken already asks nobody, and is asked for by nobody, unless there are chains.
         asked = at + np.flatnonzero(free[at : at + ASKED_AT_ONCE] | chains)
@@ -145,7 +146,7 @@ def absorb(
         if chains:
             enough &= (scores[one] > scores[other]) | (boxes[one] == boxes[other]).all(axis=1)
         one, other = one[enough], other[enough]
-        by_turn = np.lexsort((order[other] if chains else other, one))
+        by_turn = np.argsort(one * len(order) + (order[other] if chains else other))
         taken = _claim(asked, one[by_turn], other[by_turn], keeper, chains=chains)
         free[taken] = False
         free[asked] = False
