@@ -32,7 +32,7 @@ SECONDS = {"plants": 1900, "containers": 600, "classifier": 300, "sam": 3000}
 RATES = {"detector": 2e-3, "sam": 1e-3}
 GOING_ON = 0.35
 """The part of its rate with which a model goes on that has learnt already."""
-INPUT_SIZE = {"plants": 640, "containers": 256}
+INPUT_SIZE = {"plants": 720, "containers": 256}
 TILES = {"plants": 320, "containers": 256}  # side, pixels
 
 

@@ -33,7 +33,10 @@ def species(rng: np.random.Generator, kind: str | None = None, *, tame: bool = F
     if kind in ("echeveria", "aloe", "cactus", "nopal"):
         hue, saturation, value = rng.uniform(0.22, 0.5), rng.uniform(0.12, 0.6), rng.uniform(0.3, 0.85)
     if rng.random() < REDDISH.get(kind, 0.0):
-        hue, saturation, value = rng.uniform(-0.12, 0.1) % 1.0, rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)
+        hue, saturation, value = rng.uniform(-0.12, 0.1), rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)
+        if tame:  # purple to red: the warmer half, if dull, is the brown of soil
+            hue = -0.12 + (hue + 0.12) * 0.45
+        hue %= 1.0
     flower = tuple(int(v) for v in rng.uniform(120, 255, 3)) if rng.random() < 0.06 else None
     return Species(
         kind=kind,
