@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from consumer.models.embeddings import RecentEmbeddings
 from consumer.models.runner import MaskFound, Prompt
 from pipeline_steps.artifacts import Boxes, Pixels
 from pipeline_steps.errors import InvalidInput
@@ -59,7 +61,7 @@ class ModelCalls(ABC):
 
     async def embed(self, name: str, images: Sequence[Pixels]) -> list[ImageEmbedding]:
         """Return each image as a `sam` model sees it, to be prompted by `masks_of_boxes` and the like."""
-        return await self._ask(name, [ModelKind.SAM], images)
+        return await self._embeddings.of(name, images, partial(self._ask, name, [ModelKind.SAM]))
 
     async def masks_of_boxes(self, name: str, embedding: ImageEmbedding, boxes: Boxes) -> LocalMasks:
         """Return the best mask for each box (in the frame of the embedded image), in order."""
@@ -86,6 +88,10 @@ class ModelCalls(ABC):
             name, [ModelKind.SAM], [Prompt(embedding, chunk, quality) for chunk in chunks]
         )
         return SketchedMasks.joined(found)
+
+    @cached_property
+    def _embeddings(self) -> RecentEmbeddings:
+        return RecentEmbeddings()
 
     async def _masks(
         self, name: str, embedding: ImageEmbedding, prompts: npt.NDArray[np.float32], columns: int

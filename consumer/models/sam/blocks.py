@@ -72,7 +72,7 @@ class Sketched(NamedTuple):
 
 
 class _Blocks(NamedTuple):
-    """The blocks of some masks that neither offset decides, in the order of `Tensor.nonzero`."""
+    """The blocks of some masks that a level goes through, in the order of `Tensor.nonzero`."""
 
     mask: Ints
     row: Ints
@@ -102,19 +102,23 @@ def sketch(logits: Tensor, rows: Stretch, columns: Stretch, threshold: float, of
 def _sketch(logits: Tensor, rows: Stretch, columns: Stretch, threshold: float, offset: float) -> Sketched:
     low, high = _bounds(logits, rows, columns)
     levels = (threshold - offset, threshold, threshold + offset)
-    undecided = ~((low > levels[2]) | (high <= levels[0]))
-    blocks = _looked_at(logits, rows, columns, levels, undecided.nonzero().cpu())
+    above = torch.stack([low > level for level in levels])
+    crossed = ~above & torch.stack([high > level for level in levels])
+    undecided = crossed.any(0)
+    where = undecided.nonzero()
+    blocks = _looked_at(logits, rows, columns, levels, where, crossed[1][undecided])
     sizes = (rows.sizes[:, None] * columns.sizes).cpu().numpy()
-    inside = ((low > levels[2]) & ~undecided).cpu().numpy()
-    full = (inside * sizes).sum((1, 2))
-    counts = np.stack([_total(blocks, blocks.counts[:, level], len(logits)) + full for level in range(3)])
+    inside = (above & ~undecided).cpu().numpy()
+    counts = (inside * sizes).sum((2, 3))
+    for level in range(3):
+        counts[level] += _total(blocks, blocks.counts[:, level], len(logits))
     with np.errstate(invalid="ignore"):
         # As stock divides: both as float32, which above 2^24 is not every number.
         stability = counts[2].astype(np.float32) / counts[0].astype(np.float32)
     starts = np.searchsorted(blocks.mask, np.arange(len(logits) + 1))
     pixels = (columns.pixels, rows.pixels)
     sketches = [
-        _one(blocks, slice(starts[i], starts[i + 1]), int(counts[1, i]), inside[i], sizes, pixels)
+        _one(blocks, slice(starts[i], starts[i + 1]), int(counts[1, i]), inside[1, i], sizes, pixels)
         for i in range(len(logits))
     ]
     return Sketched(sketches, stability)
@@ -128,26 +132,30 @@ def _bounds(logits: Tensor, rows: Stretch, columns: Stretch) -> tuple[Tensor, Te
 
 
 def _looked_at(
-    logits: Tensor, rows: Stretch, columns: Stretch, levels: Sequence[float], where: Tensor
+    logits: Tensor,
+    rows: Stretch,
+    columns: Stretch,
+    levels: Sequence[float],
+    where: Tensor,
+    on_edge: Tensor,
 ) -> _Blocks:
-    counts, edges, bits = [], [], []
-    for some in torch.split(where, _BLOCKS_AT_ONCE):
-        values = _pixels(logits, rows, columns, some.to(logits.device))
+    """Return how much of each block is above each level; of those on the mask's edge, also where it is."""
+    mask, row, column = where.cpu().numpy().T
+    counts = np.zeros((len(where), 3), np.int64)
+    edges = np.zeros((len(where), 4), np.int64)
+    bits = np.zeros((len(where), BLOCK, BLOCK // 8), np.uint8)
+    for start in range(0, len(where), _BLOCKS_AT_ONCE):
+        some = slice(start, start + _BLOCKS_AT_ONCE)
+        values = _pixels(logits, rows, columns, where[some])
         above = values > levels[1]
-        outer = [above if level == levels[1] else values > level for level in levels]
-        counts.append(torch.stack([_count(each) for each in outer], 1).cpu().numpy())
-        here = above.cpu().numpy()
-        edges.append(_edges(here))
-        bits.append(np.packbits(here, axis=2))
-    mask, row, column = where.numpy().T
-    return _Blocks(
-        mask,
-        row,
-        column,
-        np.concatenate([np.zeros((0, 3), np.int64), *counts]),
-        np.concatenate([np.zeros((0, 4), np.int64), *edges]),
-        np.concatenate([np.zeros((0, BLOCK, BLOCK // 8), np.uint8), *bits]),
-    )
+        each = [above if level == levels[1] else values > level for level in levels]
+        counts[some] = torch.stack([_count(bits) for bits in each], 1).cpu().numpy()
+        edge = on_edge[some]
+        there = above[edge].cpu().numpy()
+        numbers = start + edge.nonzero()[:, 0].cpu().numpy()
+        edges[numbers] = _edges(there)
+        bits[numbers] = np.packbits(there, axis=2)
+    return _Blocks(mask, row, column, counts, edges, bits)
 
 
 def _pixels(logits: Tensor, rows: Stretch, columns: Stretch, where: Tensor) -> Tensor:

@@ -7,15 +7,16 @@ in stock's modules.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BIAS_BYTES = 64 * 2**20
-"""What the positions of the heads that are attended at once may need: ViT-B's global layers take a head at a
-time on one picture, and windows all of them."""
+_BYTES_AT_ONCE = 8 * 2**20
+"""Of positions, written once a piece of attention and read once: a few rows of one head of ViT-B's global
+layers, and a hundred heads of its windows."""
 
 
 def encode(encoder: nn.Module, images: Tensor) -> Tensor:
@@ -70,33 +71,45 @@ def _heads(attention: Any, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int
     if not attention.use_rel_pos:
         return functional.scaled_dot_product_attention(q, k, v, scale=attention.scale)
     windows, heads, tokens, channels = q.shape
+    rows, columns = size
+    q, k, v = (t.view(windows * heads, 1, tokens, channels) for t in (q, k, v))
+    vertical, horizontal = _positions(q, attention, size)
+    at_once = max(1, _BYTES_AT_ONCE // (q.element_size() * columns * tokens))
+    rows_at_once, heads_at_once = min(rows, at_once), max(1, at_once // rows)
+    positions = q.new_empty(min(heads_at_once, len(q)), rows_at_once, columns, rows, columns)
+    mixed = torch.empty_like(q)
+    for some in _slices(len(q), heads_at_once):
+        for row in _slices(rows, rows_at_once):
+            here = positions[: some.stop - some.start, : row.stop - row.start]
+            torch.add(vertical[some, row, :, :, None], horizontal[some, row, :, None, :], out=here)
+            asking = slice(row.start * columns, row.stop * columns)
+            mixed[some, :, asking] = functional.scaled_dot_product_attention(
+                q[some, :, asking],
+                k[some],
+                v[some],
+                attn_mask=here.view(len(here), 1, -1, tokens),
+                scale=attention.scale,
+            )
+    return mixed.view(windows, heads, tokens, channels)
+
+
+def _positions(q: Tensor, attention: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return what the places of query and key add to each score: one part by rows apart, one by columns.
+
+    The two, (heads, rows, columns, rows) and (heads, rows, columns, columns), are q·R_h[rows apart] and
+    q·R_w[columns apart]: the "decomposed relative positions" of MViTv2, as `add_decomposed_rel_pos` has them.
+    """
     down = _distances(attention.rel_pos_h, size[0])
     across = _distances(attention.rel_pos_w, size[1])
-    mixed = torch.empty_like(q)
-    # Of as many heads at once as fit: whole windows, or heads of one.
-    q, k, v, flat = (t.view(windows * heads, 1, tokens, channels) for t in (q, k, v, mixed))
-    most = max(1, _BIAS_BYTES // (q.element_size() * tokens * tokens))
-    for start in range(0, len(q), most):
-        some = slice(start, start + most)
-        flat[some] = functional.scaled_dot_product_attention(
-            q[some], k[some], v[some], attn_mask=_positions(q[some], down, across), scale=attention.scale
-        )
-    return mixed
-
-
-def _positions(q: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Return what the places of query and key add to each score, (heads, 1, tokens, tokens).
-
-    A sum of two tables, q·R_h[rows apart] + q·R_w[columns apart]: the "decomposed relative positions" of
-    MViTv2, as `add_decomposed_rel_pos` adds them.
-    """
-    heads, rows, columns = len(q), len(down), len(across)
-    placed = q.view(heads, rows, columns, -1)
+    placed = q.view(len(q), *size, -1)
     vertical = placed @ down.transpose(1, 2)
     horizontal = (placed.transpose(1, 2) @ across.transpose(1, 2)).transpose(1, 2)
-    positions = q.new_empty(heads, rows, columns, rows, columns)
-    torch.add(vertical[..., :, None], horizontal[..., None, :], out=positions)
-    return positions.view(heads, 1, rows * columns, rows * columns)
+    return vertical, horizontal
+
+
+def _slices(length: int, step: int) -> Iterator[slice]:
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 def _distances(table: Tensor, size: int) -> Tensor:

@@ -31,7 +31,7 @@ from pipeline_steps.models import MaskQuality, ModelSpec, SketchedMasks
 
 _PROMPTS_ON_CPU = 8
 _PROMPTS_ON_GPU = 64
-_DECODED_AT_ONCE_ON_CPU = 2
+_DECODED_AT_ONCE_ON_CPU = 4
 """On a CPU the decoder is fastest while what it works on fits into the cache."""
 _GRIDS_ON_GPU = 4
 """Chunks of a grid that share a batch there; a CPU takes one, so that others have their turn sooner."""
@@ -45,10 +45,8 @@ class SamEmbedding:
 
     maker: object
     """The runner that made it: only that model, on that device, can read it."""
-    features: Tensor
-    """(channels, height, width) of the encoder, on its device."""
     look: Look
-    """What the decoder sees in them, whatever it is asked."""
+    """What the decoder sees in what the encoder saw, whatever it is asked; on their device."""
     given: tuple[int, int]
     """Height and width of the pixels that were given."""
     shown: tuple[int, int]
@@ -138,11 +136,8 @@ class SamRunner:
         features = self._encode(
             normalised(images, self._side, self._side, self._model.pixel_mean, self._model.pixel_std)
         )
-        # Cloned: a view would keep the whole batch in memory as long as one of its pictures is asked about.
         return [
-            SamEmbedding(
-                self, row.clone(), self._decoder.look(row), (height, width), (image.shape[1], image.shape[2])
-            )
+            SamEmbedding(self, self._decoder.look(row), (height, width), (image.shape[1], image.shape[2]))
             for row, (image, height, width) in zip(features, pictures, strict=True)
         ]
 
