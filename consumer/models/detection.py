@@ -22,8 +22,9 @@ LOWEST_SCORE = 0.05
 """Boxes scored lower are not even looked at. The manifest's threshold is only a default of the steps, which
 may ask for less; so the model itself answers down to here (or to the threshold, where that is lower)."""
 
-CPU_BATCH = 4
-"""Most pictures in a batch on a CPU: what a larger one leaves behind no longer fits into its cache."""
+CPU_BATCH = 1
+"""Pictures in a batch on a CPU: one keeps it as busy as eight do, which need eight times the memory and keep
+the others' pictures waiting."""
 
 
 class TorchvisionRunner(ABC, Generic[A]):
@@ -63,7 +64,7 @@ class TorchvisionRunner(ABC, Generic[A]):
         return padded(height), padded(width)
 
     def max_batch(self, bucket: Hashable) -> int:
-        """As the manifest says, and on a CPU no more than are quick."""
+        """As the manifest says; on a CPU one."""
         del bucket
         return self._max_batch
 
