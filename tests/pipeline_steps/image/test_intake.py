@@ -22,7 +22,8 @@ from PIL import Image
 
 from pipeline_steps.errors import UnreadableImage
 from pipeline_steps.image.headers import exif_orientation
-from pipeline_steps.image.intake import DecodedImage, read_image, upright
+from pipeline_steps.image.intake import DecodedImage, fresh, read_image
+from pipeline_steps.image.turning import upright
 
 WIDTH, HEIGHT = 48, 32
 WHITE = (255, 255, 255)
@@ -361,6 +362,29 @@ def test_turning_agrees_with_pillow_at_any_size(width: int, height: int, orienta
     turned = upright(stored, orientation)
     assert turned.flags.c_contiguous
     assert np.array_equal(turned, expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        oriented(picture(), 6, "JPEG"),
+        oriented(picture(), 3, "PNG"),
+        file_of(picture().convert("CMYK"), "JPEG"),
+        file_of(picture(), "TIFF"),
+    ],
+    ids=["JPEG", "PNG", "inks", "TIFF"],
+)
+def test_pixels_are_decoded_and_turned_in_the_memory_they_are_given(data: bytes) -> None:
+    given = []
+
+    def memory(height: int, width: int, channels: int) -> npt.NDArray[np.uint8]:
+        given.append(fresh(height, width, channels))
+        return given[-1]
+
+    decoded = read_image(data, max_pixels=1_000_000, name="x", memory=memory)
+
+    assert np.shares_memory(decoded.pixels, given[-1])
+    assert np.array_equal(decoded.pixels, read(data).pixels)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
