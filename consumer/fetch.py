@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import stamina
 
 from consumer.jobs import Job, Source
+from consumer.pixel_buffers import PixelBuffers
 from consumer.storage import ObjectStore, StoredObject
 from pipeline_steps.artifacts import Image
 from pipeline_steps.errors import ObjectMissing, Superseded, UnreadableImage
@@ -34,6 +35,7 @@ class Fetcher:
     max_bytes: int
     max_pixels: int
     missing_grace: float = MISSING_GRACE
+    buffers: PixelBuffers = field(default_factory=PixelBuffers)
 
     async def fetch(self, job: Job) -> Photo:
         """Return the job's photo.
@@ -48,7 +50,11 @@ class Fetcher:
         if not stored.data:
             raise UnreadableImage(f"{job.source.url}: expected a picture, found zero bytes")
         decoded = await asyncio.to_thread(
-            read_image, stored.data, max_pixels=self.max_pixels, name=job.source.url
+            read_image,
+            stored.data,
+            max_pixels=self.max_pixels,
+            name=job.source.url,
+            memory=self.buffers.take,
         )
         return Photo(Image(decoded.pixels), stored.info.generation, decoded.orientation_applied)
 

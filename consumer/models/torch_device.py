@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -67,8 +69,28 @@ class TorchDevice:
         """Say whether it is an error after which every call to CUDA fails until the process ends."""
         return self.torch.type == "cuda" and any(words in str(error) for words in _STICKY)
 
+    def memory(self) -> int:
+        """Return the bytes of tensors on the GPU, or of the whole process."""
+        if self.torch.type == "cuda":
+            return torch.cuda.memory_allocated(self.torch)
+        return _of_the_process()
+
     def release_memory(self) -> None:
         """Give back what torch keeps cached."""
         gc.collect()
         if self.torch.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def pinned(size: int) -> memoryview:
+    """Return memory that a GPU can read by itself, for `PixelBuffers`. Not tested on a GPU."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy().data
+
+
+def _of_the_process() -> int:
+    """Return the bytes this process holds; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
