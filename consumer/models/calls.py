@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consumer.models.embeddings import RecentEmbeddings
-from consumer.models.runner import MaskFound, Prompt
+from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt
 from pipeline_steps.artifacts import Boxes, Pixels
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.models import (
@@ -23,10 +23,6 @@ from pipeline_steps.models import (
     ModelSpec,
     SketchedMasks,
 )
-
-POINTS_AT_ONCE = 16
-"""Points of a grid that are one item to the device: about a second of ViT-B on one core, after which others
-have their turn."""
 
 
 class ModelCalls(ABC):

@@ -22,6 +22,8 @@ from tests.models import sams
 from tests.models.random_models import photo, spec
 from tests.models.sams import CPU, iou, whole
 
+EVERY = MaskQuality(0, 0)
+
 
 @pytest.fixture(scope="module", params=["shipped", "vit", "odd"])
 def sam(request: pytest.FixtureRequest) -> Sam:
@@ -85,6 +87,32 @@ def test_prompts_about_several_pictures_share_a_batch(sam: Sam, runner: SamRunne
         assert iou(whole(mask, *picture.shape[:2]), expected) >= 0.99
 
 
+def test_chunks_of_points_about_several_pictures_share_a_batch(runner: SamRunner) -> None:
+    one, other = embed(runner, photo(200, 300, seed=1), photo(300, 200, seed=2))
+    points = np.random.default_rng(0).random((3, 4, 2)) * 200
+    asked = [Prompt(one, points[0], EVERY), Prompt(other, points[1], EVERY), Prompt(one, points[2], EVERY)]
+
+    together = runner.run(asked)
+
+    for prompt, found in zip(asked, together, strict=True):
+        (alone,) = runner.run([prompt])
+        assert isinstance(found, SketchedMasks)
+        assert isinstance(alone, SketchedMasks)
+        assert found.point.tolist() == prompt.at.repeat(3, axis=0).tolist()
+        np.testing.assert_allclose(found.score, alone.score, atol=1e-5)
+        np.testing.assert_allclose(found.area, alone.area, atol=3)
+
+
+def test_points_none_of_whose_masks_is_good_give_no_masks(runner: SamRunner) -> None:
+    (embedding,) = embed(runner, photo(64, 64))
+    points = np.full((4, 2), 30.0)
+    sure, unsure = MaskQuality(0.0, 0.0), MaskQuality(1e9, 0.0)
+
+    nothing, something = runner.run([Prompt(embedding, points, quality) for quality in (unsure, sure)])
+
+    assert (len(nothing), len(something)) == (0, 12)
+
+
 def test_an_embedding_does_not_depend_on_whom_it_was_made_with(runner: SamRunner) -> None:
     pictures = [photo(200, 300, seed=1), photo(300, 200, seed=2), photo(80, 80, seed=3)]
 
@@ -131,9 +159,9 @@ def test_the_warm_up_runs_every_size(runner: SamRunner, monkeypatch: pytest.Monk
         seen.append((str(runner.bucket(batch[0])), len(batch)))
         return []
 
-    def searched(prompt: Prompt) -> SketchedMasks:
-        seen.append((str(runner.bucket(prompt)), 1))
-        return SketchedMasks.none()
+    def searched(batch: Sequence[Prompt]) -> list[SketchedMasks]:
+        seen.append((str(runner.bucket(batch[0])), len(batch)))
+        return []
 
     monkeypatch.setattr(runner, "_embed", embedded)
     monkeypatch.setattr(runner, "_best_masks", masked)

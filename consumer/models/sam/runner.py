@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from consumer.models.masks import no_mask
 from consumer.models.pixels import Shown, normalised
 from consumer.models.precision import as_precise_as
-from consumer.models.runner import MaskFound, Prompt, batch_sizes
-from consumer.models.sam.blocks import Sketched, sketch
+from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt, batch_sizes
+from consumer.models.sam.blocks import Sketch, Sketched, sketch
 from consumer.models.sam.decoder import Decoder, Look, Understood
 from consumer.models.sam.encoder import encode
 from consumer.models.sam.pictures import shown
@@ -33,8 +34,8 @@ _PROMPTS_ON_CPU = 8
 _PROMPTS_ON_GPU = 64
 _DECODED_AT_ONCE_ON_CPU = 4
 """On a CPU the decoder is fastest while what it works on fits into the cache."""
-_GRIDS_ON_GPU = 4
-"""Chunks of a grid that share a batch there; a CPU takes one, so that others have their turn sooner."""
+_GRIDS_ON_GPU = _PROMPTS_ON_GPU // POINTS_AT_ONCE
+"""Chunks of grids that share a batch there; a CPU takes one, so that others have their turn sooner."""
 
 Prompts = Sequence[Prompt]
 
@@ -108,17 +109,20 @@ class SamRunner:
         """As the manifest says for pictures; for prompts what suits the device."""
         return {"pictures": self._max_batch, "grids": self._grids}.get(str(bucket), self._prompts)
 
-    def run(
-        self, batch: Sequence[Shown | Prompt]
-    ) -> list[SamEmbedding] | list[MaskFound] | list[SketchedMasks]:
-        """Return an embedding for each picture, the best mask for each prompt, all masks for each grid."""
+    def run(self, batch: Sequence[Shown | Prompt]) -> Sequence[SamEmbedding | MaskFound | SketchedMasks]:
+        """Return an embedding for each picture, the best mask for each prompt, all good ones for points.
+
+        Prompts of one batch may be about different pictures; those about one share what they can.
+        """
         pictures = [item for item in batch if isinstance(item, Shown)]
         if pictures:
             return self._embed(pictures)
         prompts = [item for item in batch if isinstance(item, Prompt)]
-        if self.bucket(prompts[0]) == "grids":
-            return [self._every_mask(prompt) for prompt in prompts]
-        return self._best_masks(prompts)
+        answer = self._best_masks if prompts[0].quality is None else self._every_mask
+        answers: dict[int, MaskFound | SketchedMasks] = {}
+        for mine in _alike(prompts):
+            answers |= zip(mine, answer([prompts[i] for i in mine]), strict=True)
+        return [answers[i] for i in range(len(prompts))]
 
     def warm_up(self) -> None:
         """Embed grey squares, and prompt them with boxes, points and a grid."""
@@ -129,7 +133,9 @@ class SamRunner:
         for size in batch_sizes(self._prompts):
             for at in ([middle, middle, edge, edge], [middle, middle]):
                 self._best_masks([Prompt(embeddings[0][0], np.array(at, np.float32))] * size)
-        self._every_mask(Prompt(embeddings[0][0], np.array([[middle, edge]]), MaskQuality(0, 0)))
+        grid = Prompt(embeddings[0][0], np.array([[middle, edge]] * POINTS_AT_ONCE), MaskQuality(0, 0))
+        for size in batch_sizes(self._grids):
+            self._every_mask([grid] * size)
 
     def _embed(self, pictures: Sequence[Shown]) -> list[SamEmbedding]:
         images = [picture.image for picture in pictures]
@@ -143,49 +149,44 @@ class SamRunner:
 
     def _best_masks(self, prompts: Prompts) -> list[MaskFound]:
         """Return the best of each prompt's three masks (a fourth is for callers who want no choice)."""
-        found: list[MaskFound | None] = [None] * len(prompts)
-        by_picture: dict[int, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            by_picture.setdefault(id(prompt.embedding), []).append(i)
-        for mine in by_picture.values():
-            embedding = _embedding_of(prompts[mine[0]])
-            at = np.stack([prompts[i].at for i in mine])
-            for start, understood in self._understood(embedding, at.astype(np.float32)):
-                scores, best = understood.scores.max(1)
-                logits = self._decoder.paint(understood, torch.arange(len(best), device=self._device), best)
-                masks = self._sketched(embedding, logits).sketches
-                for i, mask, score in zip(mine[start:], masks, scores.tolist(), strict=False):
-                    drawn = mask.drawn() if mask.area else _nothing(prompts[i], embedding)
-                    found[i] = MaskFound(drawn, score)
-        return [mask for mask in found if mask is not None]
+        embedding = _embedding_of(prompts[0])
+        found: list[tuple[Sketch, float]] = []
+        at = np.stack([prompt.at for prompt in prompts]).astype(np.float32)
+        for _, understood in self._understood(embedding, at):
+            scores, best = understood.scores.max(1)
+            logits = self._decoder.paint(understood, torch.arange(len(best), device=self._device), best)
+            found += zip(self._sketched(embedding, logits).sketches, scores.tolist(), strict=True)
+        return [
+            MaskFound(mask.drawn() if mask.area else _nothing(prompt, embedding), score)
+            for (mask, score), prompt in zip(found, prompts, strict=True)
+        ]
 
-    def _every_mask(self, prompt: Prompt) -> SketchedMasks:
-        """Return those of the three masks of each point that are good enough.
+    def _every_mask(self, prompts: Prompts) -> list[SketchedMasks]:
+        """Return, for each chunk of points, those of the three masks of each that are good enough.
 
         As `SamAutomaticMaskGenerator._process_batch`, in its order; but what is not good enough is left out
         before it is painted, and nothing is ever as large as the picture.
         """
-        embedding, quality = _embedding_of(prompt), cast(MaskQuality, prompt.quality)
-        parts = []
-        for start, understood in self._understood(embedding, prompt.at):
-            good = understood.scores > quality.predicted_iou
-            if quality.predicted_iou <= 0:
-                good = torch.ones_like(good)
+        embedding, quality = _embedding_of(prompts[0]), cast(MaskQuality, prompts[0].quality)
+        at = np.concatenate([prompt.at for prompt in prompts])
+        parts, numbers = [SketchedMasks.none()], [np.zeros(0, np.intp)]
+        for start, understood in self._understood(embedding, at):
+            good = understood.scores > (quality.predicted_iou if quality.predicted_iou > 0 else -torch.inf)
             point, mask = good.nonzero(as_tuple=True)
             if not len(point):
                 continue
             logits = self._decoder.paint(understood, point, mask)
             masks = self._sketched(embedding, logits, quality.stability_offset)
-            stable = masks.stability >= quality.stability
-            if quality.stability <= 0:
-                stable[:] = True
             scores = understood.scores[point, mask].cpu().numpy()
-            parts.append(
-                SketchedMasks(
-                    tuple(masks.sketches), scores, masks.stability, prompt.at[start + point.cpu().numpy()]
-                ).take(stable)
-            )
-        return SketchedMasks.joined(parts)
+            number = start + point.cpu().numpy()
+            stable = (masks.stability >= quality.stability) | (quality.stability <= 0)
+            found = SketchedMasks(tuple(masks.sketches), scores, masks.stability, at[number])
+            parts.append(found.take(stable))
+            numbers.append(number[stable])
+        every = SketchedMasks.joined(parts)
+        ends = np.cumsum([len(prompt.at) for prompt in prompts])
+        rows = np.searchsorted(np.concatenate(numbers), [0, *ends])
+        return [every.take(np.arange(first, end)) for first, end in pairwise(rows)]
 
     def _understood(
         self, embedding: SamEmbedding, at: npt.NDArray[np.floating[Any]]
@@ -218,6 +219,14 @@ class SamRunner:
             for cells, there, given in zip(logits.shape[1:], embedding.shown, embedding.given, strict=True)
         )
         return sketch(logits, rows, columns, self._model.mask_threshold, offset)
+
+
+def _alike(prompts: Prompts) -> list[list[int]]:
+    """Return which prompts ask the same about the same picture, as lists of their numbers."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault((id(prompt.embedding), prompt.quality), []).append(i)
+    return list(groups.values())
 
 
 def _embedding_of(prompt: Prompt) -> SamEmbedding:
