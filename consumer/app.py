@@ -112,7 +112,7 @@ async def open_worker(
         def on_broken(why: str) -> None:
             loop.call_soon_threadsafe(worker.fail, why)
 
-        pool = await asyncio.to_thread(_pool, manifest, devices, store, metrics, on_broken)
+        pool = await asyncio.to_thread(_pool, settings, manifest, devices, store, metrics, on_broken)
         resources.push_async_callback(pool.close)
 
         endpoint = await asyncio.to_thread(Endpoint(emulator=settings.pubsub_emulator_host).ready)
@@ -242,6 +242,7 @@ def _all_devices() -> tuple[str, ...]:
 
 
 def _pool(
+    settings: Settings,
     manifest: Manifest,
     devices: tuple[str, ...],
     store: ObjectStore,
@@ -256,7 +257,15 @@ def _pool(
     from consumer.models.torch_loader import torch_pool
 
     cache = Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}"
-    return torch_pool(manifest, devices, cache=cache, store=store, on_batch=on_batch, on_broken=on_broken)
+    return torch_pool(
+        manifest,
+        devices,
+        cache=cache,
+        store=store,
+        on_batch=on_batch,
+        on_broken=on_broken,
+        memory=settings.model_memory,
+    )
 
 
 def _cloud_storage(settings: Settings) -> ObjectStore:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -36,6 +37,10 @@ from pipeline_steps.models import Models
 
 class Pool(Protocol):
     """Where warm models come from."""
+
+    def holding(self, names: Collection[str], tenant_id: str) -> AbstractAsyncContextManager[None]:
+        """Have these models loaded while the context lasts."""
+        ...
 
     def for_job(self, job: Hashable, tenant_id: str) -> Models:
         """Return the models as one job of one tenant sees them."""
@@ -78,7 +83,8 @@ class Runner:
         started(run)
         try:
             given = Artifacts.of(photo.image) if photo else Artifacts()
-            written = await execute(pipeline.root, given, run)
+            async with self.pool.holding(pipeline.models, job.ids.tenant_id):
+                written = await execute(pipeline.root, given, run)
         finally:
             folder.close()
         result = ProcessingResult(

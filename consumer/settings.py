@@ -100,6 +100,9 @@ class Settings(BaseSettings):
         description="Dead letters for one reason in 5 minutes above which pulling stops; 0: never.",
     )
     ledger: Literal["on", "off"] = Field("on", description="Off: no record, so plain at-least-once.")
+    model_memory: PositiveInt | None = Field(
+        None, description="Bytes each device may hold for models; those not pinned make room for each other."
+    )
     max_message_bytes: PositiveInt = Field(10_000_000, description="Largest message that is read.")
     max_image_bytes: PositiveInt = Field(200_000_000, description="Largest photo that is fetched.")
     max_image_pixels: PositiveInt = Field(200_000_000, description="Most pixels a photo may have.")

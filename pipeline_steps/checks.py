@@ -12,7 +12,8 @@ Problems = Iterator[tuple[str, str]]
 
 
 def model_problems(scope: Scope, parameter: str, name: str, *kinds: ModelKind) -> Problems:
-    """Yield what is wrong with a parameter that names a model of one of `kinds`."""
+    """Yield what is wrong with a parameter that names a model of one of `kinds`, and note that it is used."""
+    scope.used.add(name)
     if scope.models is None:
         return
     spec = scope.models.get(name)

@@ -34,6 +34,8 @@ class Scope:
     inside_map: bool
     segment_labels: frozenset[str] | None
     """The labels that the segments seen here can have; None when unknown."""
+    used: set[str] = field(default_factory=set)
+    """Filled with the models that steps say they use (`checks.model_problems`)."""
 
 
 class StepParams(BaseModel):

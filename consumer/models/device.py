@@ -31,6 +31,10 @@ class Device(Protocol):
         """Say whether nothing can be computed in this process any more after this error."""
         ...
 
+    def memory(self) -> int:
+        """Return the bytes in use on it."""
+        ...
+
     def release_memory(self) -> None:
         """Give back what is cached but not used."""
         ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ from consumer.models.batcher import NOBODY, Batcher, BatchInfo
 from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
 from consumer.models.manifest import Manifest, ModelEntry
+from consumer.models.residency import Residency
 from consumer.models.runner import AnyRunner, Prompt
 from consumer.models.waiting import Owner
 from pipeline_steps.errors import ModelMismatch, ModelUnavailable
@@ -64,6 +66,7 @@ class ModelPool(ModelCalls):
         loader: how they are read.
         on_batch: told of every batch that ran, on the device's thread: quick, and raises nothing.
         on_broken: told, on the device's thread, why a device answers nobody any more.
+        memory: bytes that each device may hold for models; lazy ones make room for each other.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class ModelPool(ModelCalls):
         *,
         on_batch: Callable[[BatchInfo], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
+        memory: int | None = None,
     ) -> None:
         self._manifest = manifest
         self._loader = loader
@@ -82,7 +86,8 @@ class ModelPool(ModelCalls):
             _Lane(thread, Batcher(thread, on_batch=on_batch, on_broken=on_broken)) for thread in threads
         )
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
-        self._replicas: dict[str, asyncio.Task[tuple[_Replica, ...]]] = {}
+        self._replicas: dict[str, tuple[_Replica, ...]] = {}
+        self._residency = Residency(memory, self._load, self._unload)
         self._started = False
         self._closed = False
 
@@ -94,7 +99,7 @@ class ModelPool(ModelCalls):
         """
         for name, model in self._manifest.models.items():
             if model.pinned:
-                await self._loaded(name)
+                await self._residency.pin(name)
         self._started = True
 
     @property
@@ -118,8 +123,6 @@ class ModelPool(ModelCalls):
     async def close(self) -> None:
         """Stop the devices. Whoever still waits gets `ModelUnavailable`."""
         self._closed = True
-        for loading in self._replicas.values():
-            loading.cancel()
         for lane in self._lanes:
             lane.batcher.close()
         self._preparers.shutdown(wait=False, cancel_futures=True)
@@ -134,6 +137,14 @@ class ModelPool(ModelCalls):
             tenant_id: shares the devices evenly with others, and gets the models the manifest has for it.
         """
         return _JobModels(self, self._manifest, job, tenant_id)
+
+    def holding(self, names: Collection[str], tenant_id: str) -> AbstractAsyncContextManager[None]:
+        """Have these models loaded while the context lasts, as a tenant gets them.
+
+        Raises:
+            ModelUnavailable: one of them does not load, or they do not fit together.
+        """
+        return self._residency.holding([self._manifest.for_tenant(name, tenant_id) for name in names])
 
     def spec(self, name: str) -> ModelSpec:
         """Return what the manifest says of the model."""
@@ -162,10 +173,12 @@ class ModelPool(ModelCalls):
         kind = self._entry(name).kind
         if kind not in kinds:
             raise ModelMismatch(f"model {name!r} is a {kind} model, not {' or '.join(kinds)}")
-        replicas = await self._loaded(name)
-        runner, lane = self._choose(name, replicas, items)
-        ready = await self._prepare(runner, items)
-        return await lane.batcher.submit(name, runner, ready, owner=owner)
+        if self._closed:
+            raise ModelUnavailable(f"model {name!r}: the worker is shutting down")
+        async with self._residency.holding_unannounced(name):
+            runner, lane = self._choose(name, self._replicas[name], items)
+            ready = await self._prepare(runner, items)
+            return await lane.batcher.submit(name, runner, ready, owner=owner)
 
     def _entry(self, name: str) -> ModelEntry:
         model = self._manifest.models.get(name)
@@ -175,35 +188,34 @@ class ModelPool(ModelCalls):
             raise ModelUnavailable(f"no model is named {name!r}; {hint}")
         return model
 
-    async def _loaded(self, name: str) -> tuple[_Replica, ...]:
-        """Return the model, once it is loaded; however many ask, it is loaded once."""
-        if self._closed:
-            raise ModelUnavailable(f"model {name!r}: the worker is shutting down")
-        loading = self._replicas.get(name)
-        if loading is None or (loading.done() and (loading.cancelled() or loading.exception())):
-            loading = asyncio.create_task(self._load(name))  # what failed before may be mended by now
-            self._replicas[name] = loading
-        return await asyncio.shield(loading)  # whoever gives up does not stop it for the others
-
-    async def _load(self, name: str) -> tuple[_Replica, ...]:
+    async def _load(self, name: str) -> int:
+        """Put a model on every device, warm; return the bytes it takes on the one where it takes most."""
         place = await self._loader.load(self._entry(name))
 
-        def warm(device: Device) -> AnyRunner:
+        def warm(device: Device) -> tuple[AnyRunner, int]:
+            before = device.memory()
             runner = place(device)
             runner.warm_up()
-            return runner
+            return runner, device.memory() - before
 
-        replicas = []
+        replicas, sizes = [], [0]
         for lane in self._lanes:
             device = lane.thread.device
             try:
-                runner = await asyncio.wrap_future(lane.thread.call(partial(warm, device)))
+                runner, size = await asyncio.wrap_future(lane.thread.call(partial(warm, device)))
             except Exception as error:
                 raise ModelUnavailable(
                     f"model {name!r} did not survive its warm-up on {device.name}: {error!r}"
                 ) from error
             replicas.append(_Replica(runner, lane))
-        return tuple(replicas)
+            sizes.append(size)
+        self._replicas[name] = tuple(replicas)
+        return max(sizes)
+
+    async def _unload(self, name: str) -> None:
+        del self._replicas[name]
+        for lane in self._lanes:
+            await asyncio.wrap_future(lane.thread.call(lane.thread.device.release_memory))
 
     def _choose(self, name: str, replicas: Sequence[_Replica], items: Sequence[Any]) -> _Replica:
         """Return the replica that made the embedding asked about, else the one with least to do."""

@@ -30,6 +30,8 @@ class SimulatedDevice:
 
     def __init__(self, name: str = "simulated") -> None:
         self.name = name
+        self.used = 0
+        """Bytes that models pretend to take."""
         self.released = 0
         """How often it was asked to give memory back."""
 
@@ -45,6 +47,10 @@ class SimulatedDevice:
     def is_broken(self, error: BaseException) -> bool:
         """Its own error only."""
         return isinstance(error, SimulatedBreak)
+
+    def memory(self) -> int:
+        """As told."""
+        return self.used
 
     def release_memory(self) -> None:
         """Count it."""

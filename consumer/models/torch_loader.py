@@ -91,6 +91,7 @@ def torch_pool(
     store: ObjectStore | None = None,
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
     on_broken: Callable[[str], None] = lambda _: None,
+    memory: int | None = None,
 ) -> ModelPool:
     """Return a pool of the manifest's models on torch's devices, and let torch use its share of the CPU only.
 
@@ -101,6 +102,7 @@ def torch_pool(
         store: where those are read.
         on_batch: see `ModelPool`.
         on_broken: see `ModelPool`.
+        memory: see `ModelPool`.
 
     Raises:
         ModelUnavailable: this machine has no such device.
@@ -108,7 +110,7 @@ def torch_pool(
     limit_threads(on_gpu=any(name.startswith("cuda") for name in devices))
     loader = TorchLoader(manifest, WeightCache(cache, store))
     found = [TorchDevice(name) for name in devices]
-    return ModelPool(manifest, found, loader, on_batch=on_batch, on_broken=on_broken)
+    return ModelPool(manifest, found, loader, on_batch=on_batch, on_broken=on_broken, memory=memory)
 
 
 def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:

@@ -77,6 +77,8 @@ class Pipeline:
 
     root: Chain
     warnings: tuple[str, ...] = ()
+    models: frozenset[str] = frozenset()
+    """Those that its steps say they use."""
 
     def calls(self) -> Iterator[StepCall]:
         """Yield every step call, in the definition's order."""

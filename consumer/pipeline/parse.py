@@ -71,7 +71,7 @@ def parse(
     if parser.problems:
         raise InvalidPipeline(list(parser.problems))
     warnings = [*parser.parameters.warnings(steps), *parser.warnings]
-    return Pipeline(root, tuple(dict.fromkeys(warnings)))
+    return Pipeline(root, tuple(dict.fromkeys(warnings)), frozenset(parser.used))
 
 
 class _Parser:
@@ -88,6 +88,7 @@ class _Parser:
         self.pipeline_timeout = pipeline_timeout
         self.problems: dict[Problem, None] = {}
         self.warnings: list[str] = []
+        self.used: set[str] = set()
         self._map_depth = 0
         self._numbers = 0
 
@@ -199,7 +200,7 @@ class _Parser:
             return None, {}
         step = self.steps[definition.name]
         number = self._next_number()
-        scope = Scope(self.models, self._map_depth > 0, _labels(flow))
+        scope = Scope(self.models, self._map_depth > 0, _labels(flow), self.used)
         params, problems = self.parameters.read(step, definition.kwargs, path, scope)
         self._found(*problems)
         needs = step.requires | (params.needs() if params else frozenset())
