@@ -27,8 +27,8 @@ ROWS_AT_ONCE = 2_000_000
 """Pairs compared in one go by `overlaps`: 16 MB an intermediate array."""
 PAIRS_AT_ONCE = 1 << 19
 """Pairs compared in one go by `absorb`: about 60 bytes each."""
-ASKED_AT_ONCE = 1024
-"""Boxes that ask in one go: few enough for the cache, and for most others to be taken before their turn."""
+ASKED_AT_ONCE = 512
+"""Boxes that ask in one go, or a 32nd of all if that is more: few, as most others are then taken unasked."""
 
 _FREE = -1
 
@@ -126,16 +126,14 @@ def absorb(
     free = np.ones(len(boxes), np.bool_)
     keeper = [_FREE] * len(boxes)
     claimed: list[int] = []
+    at_once = max(ASKED_AT_ONCE, len(boxes) // 32)
 
     near, inside, at = None, 0, 0
     while (left := int(np.count_nonzero(free))) > 0:
         if near is None or 4 * left < inside:
             near, inside = Neighbourhood(boxes, np.flatnonzero(free)), left
         # What is taken already asks nobody, and is asked for by nobody, unless there are chains.
-        asked = at + np.flatnonzero(free[at : at + ASKED_AT_ONCE] | chains)
-        if len(asked) == 0:
-            at += ASKED_AT_ONCE
-            continue
+        asked = at + np.flatnonzero(free[at:] | chains)[:at_once]
         answered, one, other = near.meeting(asked, PAIRS_AT_ONCE)
         asked = asked[:answered]
         can = (other > one) & free[other]
