@@ -1,0 +1,181 @@
+"""What a photo costs in memory beside its pixels: `python -m benchmarks.f_memory [--sahi PYTHON]`.
+
+Every figure is of a process of its own that is ready to work and holds the photo's file: what it grows by at
+its peak (the pixels, and all that is needed meanwhile, as the kernel counts it) over the bytes of the pixels.
+`--sahi` as in `e_tiles.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.e_tiles import Sahi, detected, exactly, photo, pool
+from benchmarks.method import Row, Target, write
+from consumer.ops.allocator import bound_allocator
+from pipeline_steps.artifacts import Pixels
+from pipeline_steps.image.encode import encode_jpeg
+from pipeline_steps.image.intake import read_image
+
+SIZES = {1: (1000, 1000), 12: (3000, 4000), 48: (6000, 8000)}
+ON_ITS_SIDE = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+"""EXIF of a telephone held upright: orientation 6."""
+
+Work = Callable[[bytes], None]
+
+
+# ------------------------------------------------------------------ in the process that is measured
+
+
+@contextmanager
+def decoding() -> Iterator[Work]:
+    """The worker's decoding."""
+    yield lambda file: _discard(_read(file))
+
+
+@contextmanager
+def pillow() -> Iterator[Work]:
+    """Pillow into an array, as most do."""
+    yield lambda file: _discard(np.asarray(Image.open(io.BytesIO(file)).convert("RGB")))
+
+
+@contextmanager
+def detecting() -> Iterator[Work]:
+    """Decoding, and the step `sahi_detection`, the models warm."""
+    with pool() as (runner, models):
+        yield lambda file: _discard(runner.run(detected(models, _read(file))))
+
+
+CASES = {"decoding": decoding, "pillow": pillow, "detecting": detecting}
+
+
+def _read(file: bytes) -> Pixels:
+    return read_image(file, max_pixels=1 << 30, name="photo").pixels
+
+
+def _discard(_: object) -> None:
+    pass
+
+
+def measured_process(case: str, file: Path) -> None:
+    """Get ready, wait, work, wait; the allocator is set as `mlworker run` sets it."""
+    bound_allocator()
+    data = file.read_bytes()
+    with CASES[case]() as work:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        work(data)
+        print("done", flush=True)
+        sys.stdin.readline()
+
+
+# ------------------------------------------------------------------ in the process that measures
+
+
+def grown(case: str, file: Path) -> int:
+    """Return the bytes a process grows by at its peak."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.f_memory", "--measured", case, str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        if process.stdin is None or process.stdout is None or process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{case}: the process did not get ready")
+
+        def work() -> None:
+            print(file=process.stdin, flush=True)
+            if process.stdout is None or process.stdout.readline() != "done\n":
+                raise RuntimeError(f"{case}: the process ended")
+
+        bytes_more = growth(process.pid, work)
+        process.stdin.close()
+    return bytes_more
+
+
+def growth(process: int, work: Callable[[], object]) -> int:
+    """Return the bytes by which the process exceeds, during the work, what it has now."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")  # forget the highest so far
+    before = _memory(process)["VmRSS"]
+    work()
+    return _memory(process)["VmHWM"] - before
+
+
+def _memory(process: int) -> Mapping[str, int]:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)
+            if name in ("VmRSS", "VmHWM")}  # fmt: skip
+
+
+def jpeg(pixels: Pixels, exif: bytes = b"") -> bytes:
+    """Return a photo's file as a telephone writes it."""
+    data = encode_jpeg(pixels, 88)
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif if exif else b""
+    return data[:2] + segment + data[2:]
+
+
+def rows(folder: Path, sahi: Sahi | None) -> list[Row]:
+    """Measure all cases."""
+    found = []
+    for megapixels, size in SIZES.items():
+        pixels = photo(*size)
+        files = {"": folder / f"{megapixels}.jpg", ", held upright": folder / f"{megapixels}-turned.jpg"}
+        for file, exif in zip(files.values(), (b"", ON_ITS_SIDE), strict=True):
+            file.write_bytes(jpeg(pixels, exif))
+        for how, file in files.items():
+            found.append(
+                Row(
+                    "f",
+                    f"{megapixels} MP JPEG{how}: decoding ÷ bytes of the pixels",
+                    exactly(grown("decoding", file) / pixels.nbytes),
+                    Target(most=1.1),
+                    {"Pillow": grown("pillow", file) / pixels.nbytes},
+                )
+            )
+        found.append(
+            Row(
+                "f",
+                f"{megapixels} MP: decoding and detection in tiles ÷ bytes of the pixels",
+                exactly(grown("detecting", files[""]) / pixels.nbytes),
+                Target(most=1.5) if megapixels > 1 else None,
+                beside(sahi, pixels, folder) if sahi else {},
+                sahi.about if sahi else {},
+            )
+        )
+    return found
+
+
+def beside(sahi: Sahi, pixels: Pixels, folder: Path) -> dict[str, float]:
+    """Return what SAHI grows by, its model warm; it reads the pixels as they are, not from a JPEG."""
+    file = folder / f"{len(pixels)}.npy"
+    np.save(file, pixels)
+    sahi.ask(do="detect", photo=str(file), batch=1, forget=True)
+    more = growth(sahi.process_id, lambda: sahi.ask(do="detect", photo=str(file), batch=1, forget=True))
+    return {"SAHI": more / pixels.nbytes}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, and write what was measured."""
+    if "--measured" in arguments:
+        case, file = arguments[arguments.index("--measured") + 1 :]
+        measured_process(case, Path(file))
+        return
+    sahi = Sahi(arguments[arguments.index("--sahi") + 1]) if "--sahi" in arguments else None
+    with tempfile.TemporaryDirectory() as folder:
+        write("f-memory", rows(Path(folder), sahi))
+    if sahi:
+        sahi.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
