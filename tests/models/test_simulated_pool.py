@@ -17,6 +17,7 @@ from consumer.models.pool import ModelPool
 from consumer.models.simulated_pool import simulated_pool
 from consumer.settings import Settings
 from pipeline_steps.errors import DeviceOverloaded, ModelUnavailable
+from pipeline_steps.models import MaskQuality
 
 T = TypeVar("T")
 PICTURE = np.zeros((40, 60, 3), np.uint8)
@@ -82,12 +83,15 @@ def test_a_sam_model_fills_the_boxes_and_squares_it_is_asked_about() -> None:
         (seen,) = await pool.embed("m", [PICTURE])
         by_box = await pool.masks_of_boxes("m", seen, np.array([[10, 10, 30, 20]], np.float32))
         by_point = await pool.masks_of_points("m", seen, np.array([[0, 0]], np.float32))
-        return by_box, by_point
+        points = np.array([[0.0, 0.0]] * 5 + [[20.0, 20.0]])
+        return by_box, by_point, await pool.every_mask_of_points("m", seen, points, MaskQuality(0, 0))
 
-    by_box, by_point = asked(ask, kind="sam")
+    by_box, by_point, every = asked(ask, kind="sam")
 
     assert by_box.xyxy.tolist() == [[10, 10, 30, 20]]
     assert by_point.xyxy.tolist() == [[0, 0, 8, 8]]
+    assert every.xyxy.tolist() == [[0, 0, 8, 8]] * 5 + [[12, 12, 28, 28]]
+    assert every.sketch[5].drawn().area == every.area[5] == 16 * 16
 
 
 def test_a_kind_nothing_runs_is_refused_at_the_start() -> None:
