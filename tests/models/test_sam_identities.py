@@ -11,6 +11,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 from torch.nn import functional
 
+from consumer.models.sam import encoder
 from consumer.models.sam.attention import FoldedAttention
 from consumer.models.sam.decoder import Decoder, Doubling
 from consumer.models.sam.encoder import encode
@@ -76,10 +77,19 @@ def test_a_transposed_convolution_of_stride_two_is_a_matrix_for_each_place() -> 
 
 @pytest.mark.parametrize("name", ["shipped", "vit", "odd"])
 def test_the_encoder_with_fused_attention_is_stocks(name: str) -> None:
-    encoder = sam(name).image_encoder
-    images = torch.randn(2, 3, encoder.img_size, encoder.img_size)
+    network = sam(name).image_encoder
+    images = torch.randn(2, 3, network.img_size, network.img_size)
 
-    torch.testing.assert_close(encode(encoder, images), encoder(images), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(encode(network, images), network(images), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 10_000, 60_000])
+def test_attention_made_piece_by_piece_is_the_same(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(encoder, "_BYTES_ON_CPU", at_once)
+    network = sam("vit").image_encoder
+    images = torch.randn(2, 3, network.img_size, network.img_size)
+
+    torch.testing.assert_close(encode(network, images), network(images), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["shipped", "vit", "odd"])

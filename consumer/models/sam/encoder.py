@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BYTES_AT_ONCE = 8 * 2**20
-"""Of positions, written once a piece of attention and read once: a few rows of one head of ViT-B's global
-layers, and a hundred heads of its windows."""
+_BYTES_ON_CPU = 8 * 2**20
+"""Of positions, which are written and read a piece at a time, in the cache: eight rows of one head of ViT-B's
+global layers, or all heads of four of its windows."""
+_BYTES_ON_GPU = 512 * 2**20
 
 
 def encode(encoder: nn.Module, images: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ def _heads(attention: Any, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int
     rows, columns = size
     q, k, v = (t.view(windows * heads, 1, tokens, channels) for t in (q, k, v))
     vertical, horizontal = _positions(q, attention, size)
-    at_once = max(1, _BYTES_AT_ONCE // (q.element_size() * columns * tokens))
+    most = _BYTES_ON_CPU if q.device.type == "cpu" else _BYTES_ON_GPU
+    at_once = max(1, most // (q.element_size() * columns * tokens))
     rows_at_once, heads_at_once = min(rows, at_once), max(1, at_once // rows)
     positions = q.new_empty(min(heads_at_once, len(q)), rows_at_once, columns, rows, columns)
     mixed = torch.empty_like(q)
