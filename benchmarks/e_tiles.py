@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -42,7 +42,9 @@ from tests.pipeline_steps.fakes import context
 
 MODELS = Path(consumer.local.__file__).parent / "models"
 SIDES = {12: (3000, 4000), 48: (6000, 8000)}
-BLOCKS = {12: 7, 48: 3}
+BLOCKS = {12: 5, 48: 3}
+SAHI_BATCHES = {12: (1, 8), 48: (1,)}
+"""SAHI's `batch_size`; for a torchvision network it changes nothing, and at 48 megapixels that takes long."""
 MERGED = (1_000, 10_000, 30_000)
 FIXED, PER_TILE, BATCH = 0.008, 0.0005, 8
 """A device that takes 8 ms a batch and half a millisecond a tile: a batch of 8 gains 5.7."""
@@ -156,33 +158,35 @@ def photos_beside(sahi: Sahi, folder: Path) -> list[Row]:
             def ours(pixels: Pixels = pixels) -> Detections:
                 return runner.run(detected(models, pixels))
 
+            batches = {f"SAHI, batch {size}": size for size in SAHI_BATCHES[megapixels]}
+
+            def theirs(side: str, file: Path = file, batches: Mapping[str, int] = batches) -> float:
+                return sahi.ask(do="detect", photo=str(file), batch=batches[side])[0]
+
             seconds = in_turns(
-                {
-                    "ours": lambda ours=ours: timed(ours),
-                    "batch 1": lambda file=file: sahi.ask(do="detect", photo=str(file), batch=1)[0],
-                    "batch 8": lambda file=file: sahi.ask(do="detect", photo=str(file), batch=8)[0],
-                },
+                {"ours": lambda ours=ours: timed(ours)}
+                | {side: lambda side=side, theirs=theirs: theirs(side) for side in batches},
                 BLOCKS[megapixels],
             )
-            best = min(("batch 1", "batch 8"), key=lambda side: median(seconds[side]).value)
+            best = min(batches, key=lambda side: median(seconds[side]).value)
             found = ours()
-            theirs = np.array(sahi.ask(do="detect", photo=str(file), batch=1)[1], np.float32).reshape(-1, 5)
+            answer = sahi.ask(do="detect", photo=str(file), batch=1)[1]
+            boxes = np.array(answer, np.float32).reshape(-1, 5)
             rows += [
                 Row(
                     "e",
-                    f"{megapixels} MP in tiles: times as fast as SAHI, {best}",
+                    f"{megapixels} MP in tiles: times as fast as {best}",
                     ratio(seconds[best], seconds["ours"]),
                     Target(least=1.6),
-                    {"ours, s": median(seconds["ours"]).value}
-                    | {f"SAHI, {side}, s": median(seconds[side]).value for side in ("batch 1", "batch 8")},
+                    {f"{side}, s": median(seconds[side]).value for side in seconds},
                     sahi.about,
                 ),
                 Row(
                     "e",
                     f"{megapixels} MP in tiles: share of detections that are SAHI's",
-                    exactly(agreement(found, theirs)),
+                    exactly(agreement(found, boxes)),
                     Target(least=1.0),
-                    {"found": float(len(found)), "SAHI found": float(len(theirs))},
+                    {"found": float(len(found)), "SAHI found": float(len(boxes))},
                     sahi.about,
                     "IoU at least 0.99, scores at most 0.001 apart",
                 ),
@@ -253,8 +257,8 @@ def growth() -> list[Row]:
             "e",
             "merging 100 000 boxes ÷ merging 10 000",
             ratio(seconds["100000"], seconds["10000"]),
-            Target(most=12),
-            note="ten times the boxes on ten times the field",
+            Target(most=15),
+            note="ten times the boxes on ten times the field; sorting alone would make it 12.5",
         )
     ]
 
