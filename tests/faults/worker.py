@@ -31,6 +31,7 @@ class Worker:
     popen: subprocess.Popen[bytes]
     log: Path
     port: int
+    _reading: threading.Thread | None = None
 
     @classmethod
     def start(
@@ -127,7 +128,8 @@ class Worker:
             with self.log.open("wb") as log:
                 shutil.copyfileobj(pipe, log)
 
-        threading.Thread(target=copy, daemon=True).start()
+        self._reading = threading.Thread(target=copy, daemon=True)
+        self._reading.start()
 
     @property
     def ready(self) -> bool:
@@ -172,5 +174,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        if self._reading is not None:
+            self._reading.join()  # to the end of what was written
         if self.popen.stderr is not None:
             self.popen.stderr.close()
