@@ -38,6 +38,7 @@ def gather(
     subscription: str = DEAD_SUB,
     read: Any = as_it_is,
     on_seen: Callable[[int], None] = lambda _: None,
+    pull_timeout: float = 0.5,
     **bounds: Any,
 ) -> Gathered:
     async def whole() -> Gathered:
@@ -45,7 +46,10 @@ def gather(
         if stop_after is not None:
             asyncio.get_running_loop().call_later(stop_after, stop.interrupt)
         subscriber = PubSubSubscriber(
-            subscription, Endpoint(emulator=post.broker.address), 0.2, RetryBudget(total=1, per_call=1)
+            subscription,
+            Endpoint(emulator=post.broker.address),
+            pull_timeout,
+            RetryBudget(total=1, per_call=1),
         )
         try:
             async with Holding(subscriber) as holding:
@@ -62,7 +66,7 @@ def test_everything_is_seen_once_and_handed_back(post: PostBox) -> None:
     for i in range(1200):
         post.die(request(i), failed_at=f"2026-03-01T00:{i // 60:02}:{59 - i % 60:02}Z")
     told: list[int] = []
-    found = gather(post, on_seen=told.append)
+    found = gather(post, on_seen=told.append, pull_timeout=3)  # what comes too late for its pull is missed
 
     assert (found.seen, len(found.letters), found.ended, found.saw_all) == (1200, 1200, Ended.IDLE, True)
     assert told == sorted(told)
