@@ -55,6 +55,8 @@ class Claim:
     clock: Callable[[], float] = field(repr=False)
     was_abandoned: bool = False
     """Whether it was taken over from a worker that was lost while it ran the job."""
+    was_taken_over: bool = False
+    """Whether it was anybody's before, who may only have been silent."""
     running: bool = True
     lost: bool = False
     renewing: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -87,7 +89,11 @@ class Claims(Protocol):
         ...
 
     async def mark(self, claim: Claim, *, running: bool) -> None:
-        """Note whether a run has begun, for whoever takes over."""
+        """Note whether a run has begun, for whoever takes over.
+
+        Raises:
+            FencedOff: somebody has taken over already.
+        """
         ...
 
     async def let_go(self, claim: Claim) -> None:
@@ -146,7 +152,9 @@ class BucketClaims:
             # What this very process left behind is a failed attempt to let go, not an end of the process.
             was_abandoned = body is None or (body.running and body.owner != self._owner)
             log.warning("claim_taken_over", name=name, owner=body.owner if body else "unknown")
-            return self._owned(name, message_id, generation, sent, was_abandoned=was_abandoned)
+            claim = self._owned(name, message_id, generation, sent)
+            claim.was_abandoned, claim.was_taken_over = was_abandoned, True
+            return claim
 
     async def secure(self, claim: Claim, seconds: float) -> None:
         """Return if the job is ours for so long; a claim that ran out while we stood still is asked about."""
@@ -160,6 +168,8 @@ class BucketClaims:
         if claim.running != running:
             claim.running = running
             await self._renew(claim)
+            if claim.lost:
+                raise FencedOff(f"{claim.name} is another worker's by now")
 
     async def clear(self, job: Job) -> None:
         """Delete the claim, whoever's it is."""
@@ -179,11 +189,9 @@ class BucketClaims:
         except (StepError, TimeoutError) as error:
             log.warning("claim_stays", name=claim.name, error=str(error) or type(error).__name__)
 
-    def _owned(
-        self, name: str, message_id: str, generation: int, sent: float, *, was_abandoned: bool = False
-    ) -> Claim:
+    def _owned(self, name: str, message_id: str, generation: int, sent: float) -> Claim:
         self._seen.pop(name, None)
-        claim = Claim(name, message_id, generation, sent + self._seconds, self._clock, was_abandoned)
+        claim = Claim(name, message_id, generation, sent + self._seconds, self._clock)
         claim.renewing = asyncio.create_task(self._keep(claim))
         return claim
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -53,7 +53,7 @@ CLAIM_LOOK = 2.0
 
 @dataclass
 class Handler:
-    """Handles deliveries; everything it needs was given to it by `app.py`."""
+    """Handles deliveries with what `app.py` gave it."""
 
     decoder: Decoder
     rules: SourceRules
@@ -87,10 +87,8 @@ class Handler:
         try:
             outcome = await self._handle(handling)
         finally:
-            if handling.claim is not None:
-                await self.claims.let_go(handling.claim)
-        lingering = handling.run.lingering if handling.run else frozenset()
-        return replace(outcome, lingering=lingering)
+            await self._let_go(handling)
+        return replace(outcome, lingering=handling.run.lingering if handling.run else frozenset())
 
     async def _handle(self, handling: Handling) -> Outcome:
         try:
@@ -152,9 +150,7 @@ class Handler:
                 return Outcome(Settle.ACK, "duplicate")
             if entry.job.result_id != job.result_id:
                 # The photo was replaced: another piece of work, with a claim of its own.
-                if isinstance(claim, Claim):
-                    handling.claim = None
-                    await self.claims.let_go(claim)
+                await self._let_go(handling)
                 handling.job = job = entry.job
                 continue
             if isinstance(claim, Claim):
@@ -188,6 +184,9 @@ class Handler:
         if result is None:
             attempts = await self._attempts(handling, job, attempts)
             done = await self._run(handling, job, pipeline, alone=attempts.last in SUSPICIOUS)
+            if done is None:
+                await self._let_go(handling)
+                return await self._claim_and_work(handling, job, pipeline)
             result = await self._with_bucket(lambda: self.ledger.record(job, done, message_id))
             await reach(Point.RECORDED)
         handling.was_recorded = True
@@ -216,20 +215,34 @@ class Handler:
 
     async def _run(
         self, handling: Handling, job: Job, pipeline: Pipeline, *, alone: bool
-    ) -> ProcessingResult:
-        """Run the pipeline; alone, if an earlier run may have brought its worker down."""
+    ) -> ProcessingResult | None:
+        """Run the pipeline; alone, if an earlier run may have brought its worker down.
+
+        None, if that worker was only silent, and has recorded its result meanwhile.
+        """
         if not self.gate.is_free(alone=alone):
             await self._mark(handling, running=False)  # what does not run is not to blame
         async with self.gate.enter(alone=alone):
             await self._mark(handling, running=True)
+            if handling.claim and handling.claim.was_taken_over and await self._is_recorded(handling, job):
+                return None
             handling.progress.stage = Stage.RUNNING
-            kind = _kind(pipeline)
-            handling.progress.expected_end = self.durations.expected_end(kind)
+            handling.progress.expected_end = self.durations.expected_end(pipeline.kind)
             started = self.durations.clock()
             done = await self.runner.run(job, pipeline, lambda run: setattr(handling, "run", run))
-            self.durations.note(kind, self.durations.clock() - started)
+            self.durations.note(pipeline.kind, self.durations.clock() - started)
         await reach(Point.RUN)
         return done
+
+    async def _is_recorded(self, handling: Handling, job: Job) -> bool:
+        look_up = partial(self.ledger.look_up, job, handling.delivery.message_id)
+        entry = await self._with_bucket(look_up)
+        return entry.done or entry.result is not None
+
+    async def _let_go(self, handling: Handling) -> None:
+        claim, handling.claim = handling.claim, None
+        if claim is not None:
+            await self.claims.let_go(claim)
 
     async def _mark(self, handling: Handling, *, running: bool) -> None:
         claim = handling.claim
@@ -285,8 +298,3 @@ class Handler:
 
     async def _with_bucket(self, call: Callable[[], Awaitable[T]]) -> T:
         return await self.patience.persist(f"bucket {self.bucket}", call)
-
-
-def _kind(pipeline: Pipeline) -> Hashable:
-    """What runs of equal length have in common, as far as it can be known before."""
-    return tuple((call.step.name, call.params.model_dump_json()) for call in pipeline.calls())

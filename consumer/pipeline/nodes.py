@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -83,6 +83,11 @@ class Pipeline:
     def calls(self) -> Iterator[StepCall]:
         """Yield every step call, in the definition's order."""
         yield from _calls(self.root)
+
+    @property
+    def kind(self) -> Hashable:
+        """What runs of equal length have in common, as far as it can be known before."""
+        return tuple((call.step.name, call.params.model_dump_json()) for call in self.calls())
 
     def reads(self, kind: type[Artifact]) -> bool:
         """Tell whether some step reads that artifact, be it optionally."""

@@ -227,6 +227,30 @@ def test_s3_a_worker_frozen_in_the_middle_of_a_run_tells_nobody_what_another_has
         judge(peers)
 
 
+def test_s3_a_worker_that_was_only_frozen_spares_its_heir_the_run_by_recording_its_result(
+    peers: Peers,
+) -> None:
+    gate, others = peers.gate(), peers.gate("others")
+    worker = peers.worker().until_ready()
+    sent = peers.send(step("work", gate=str(gate)))
+    peers.until_running(sent)
+    worker.freeze()
+    heir = peers.worker().until_ready()
+    other = peers.send(step("work", gate=str(others)))
+    peers.until_running(other)
+    # What may have brought a worker down runs alone: the heir waits for its other run to end.
+    peers.until(lambda: peers.bucket.names("*.attempts"), "the frozen worker to be given up for lost")
+    gate.touch()
+    worker.thaw()
+    peers.until(lambda: peers.bucket.names(f"*{sent.image_id}*.json"), "its result to be recorded")
+    others.touch()
+    peers.until_settled()
+
+    assert heir.alive
+    assert (peers.tally(sent).runs, peers.tally(sent).effects) == (1, 1)
+    judge(peers)
+
+
 @pytest.mark.race
 def test_s3_a_worker_frozen_while_it_calls_back_is_one_of_the_three_windows(peers: Peers) -> None:
     worker = peers.worker(BACKEND_CALLBACK_TIMEOUT="20").until_ready()

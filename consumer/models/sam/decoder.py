@@ -40,9 +40,9 @@ class Understood:
     """What the decoder made of n prompts about one picture."""
 
     scores: Tensor
-    """(n, 3): the estimated IoU of each mask."""
+    """(n, 3), or 4 with the single mask: the estimated IoU of each."""
     tokens: Tensor
-    """(n, 3, channels), from which masks are painted."""
+    """(n, 3 or 4, channels), from which masks are painted."""
     places: Tensor
     """(n, places, channels)."""
 
@@ -54,16 +54,19 @@ class Decoder:
         decoder: stock's, whose weights are used where they are.
         positions: (1, channels, height, width), stock's `PromptEncoder.get_dense_pe()`.
         no_mask: (1, channels), stock's embedding of "no mask given".
+        single: whether the mask for callers who want no choice is made too, before the three.
     """
 
-    def __init__(self, decoder: nn.Module, positions: Tensor, no_mask: Tensor) -> None:
+    def __init__(
+        self, decoder: nn.Module, positions: Tensor, no_mask: Tensor, *, single: bool = False
+    ) -> None:
         stock: Any = decoder
         self._stock = stock
         self._size = positions.shape[2:]
         self._positions = _as_rows(positions)
         self._no_mask = no_mask
         self._start = torch.cat([stock.iou_token.weight, stock.mask_tokens.weight])
-        self._masks = range(1, stock.num_mask_tokens)  # the first is for callers who want no choice
+        self._masks = range(not single, stock.num_mask_tokens)
         transformer = stock.transformer
         self._layers = [
             (
