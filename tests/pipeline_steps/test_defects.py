@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -150,9 +151,11 @@ def test_8_a_segment_that_fails_in_tiles_fails_the_step() -> None:
 
 def test_8_steps_import_nothing_that_is_not_declared() -> None:
     """Defect 8: `sahi` and `onnxruntime` were imported, and stood in no dependency file."""
-    load_steps(plugins=False)
+    code = "import sys, pipeline_steps.registry as r; r.load_steps(plugins=False); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
-    assert not {"sahi", "onnxruntime", "ultralytics", "cv2"} & set(sys.modules)
+    assert "pipeline_steps.vision.sahi_detection" in loaded.split()
+    assert not {"sahi", "onnxruntime", "ultralytics", "cv2"} & set(loaded.split())
 
 
 def test_10_steps_leave_no_files_behind(
