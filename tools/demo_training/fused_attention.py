@@ -1,0 +1,37 @@
+"""segment-anything's attention in a form that trains faster."""
+
+import torch
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from torch import Tensor
+from torch.nn import functional
+
+
+class FusedAttention(Attention):  # type: ignore[misc]  # segment-anything has no annotations
+    """The encoder's attention with relative positions, by torch's fused kernel, forward and backward.
+
+    What the positions add to the score of query i and key j is h_i[row of j] + w_i[column of j]: a scalar
+    product of (h_i, w_i) and two unit vectors. So they become channels of queries and keys, and no matrix
+    of all pairs is ever written out. The values get as many zeros, since the kernel wants them equally wide.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over all of x (n, height, width, channels)."""
+        n, height, width, _ = x.shape
+        qkv = self.qkv(x).reshape(n, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        down = get_rel_pos(height, height, self.rel_pos_h).to(q.dtype)
+        across = get_rel_pos(width, width, self.rel_pos_w).to(q.dtype)
+        placed = q.reshape(n, self.num_heads, height, width, -1)
+        by_row = torch.einsum("nhrcd,rkd->nhrck", placed, down).flatten(2, 3)
+        by_column = torch.einsum("nhrcd,ckd->nhrck", placed, across).flatten(2, 3)
+        rows = torch.eye(height, dtype=q.dtype).repeat_interleave(width, dim=0)
+        columns = torch.eye(width, dtype=q.dtype).repeat(height, 1)
+        places = torch.cat([rows, columns], dim=1).expand(n, self.num_heads, -1, -1)
+        mixed = functional.scaled_dot_product_attention(
+            torch.cat([q * self.scale, by_row, by_column], dim=-1),
+            torch.cat([k, places], dim=-1),
+            functional.pad(v, (0, height + width)),
+            scale=1.0,
+        )[..., : v.shape[-1]]
+        projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(n, height, width, -1))
+        return projected
