@@ -23,6 +23,7 @@ from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
 from consumer.claims import BucketClaims, Claims, NoClaims
 from consumer.decode import Decoder
+from consumer.delivering import Delivering
 from consumer.failing import Failing
 from consumer.fetch import Fetcher
 from consumer.giving_up import GivingUp
@@ -159,7 +160,7 @@ async def open_worker(
                 pipeline_timeout=settings.pipeline_timeout,
                 max_result_bytes=settings.max_result_bytes,
             ),
-            results=results,
+            delivering=Delivering(ledger, results, backend, patience, fence, settings.bucket),
             backend=backend,
             giving_up=giving_up,
             patience=patience,

@@ -19,6 +19,7 @@ from consumer.broker import Delivery
 from consumer.broker.leases import Lease
 from consumer.claims import Busy, Claim, Claims
 from consumer.decode import Decoder, Ignored, Notified
+from consumer.delivering import Delivering
 from consumer.errors import FencedOff, HoldExpired, WorkerLost
 from consumer.failing import Failing
 from consumer.failpoints import Point, reach
@@ -27,7 +28,6 @@ from consumer.handling import Copies, Fence, Handling
 from consumer.jobs import Job
 from consumer.ledger import Attempts, Entry, Ledger
 from consumer.outbound.callback import Backend
-from consumer.outbound.results import ResultsPublisher
 from consumer.outcomes import SUSPICIOUS, WAIT_AGAIN, WORKER_LOST, Outcome, Settle
 from consumer.patience import Patience
 from consumer.pipeline.nodes import Pipeline
@@ -63,7 +63,7 @@ class Handler:
     ledger: Ledger
     claims: Claims
     runner: Runner
-    results: ResultsPublisher
+    delivering: Delivering
     backend: Backend
     giving_up: GivingUp
     patience: Patience
@@ -191,7 +191,7 @@ class Handler:
             await reach(Point.RECORDED)
         handling.was_recorded = True
         handling.progress.stage = Stage.DELIVERING
-        await self._deliver(handling, job, result)
+        await self.delivering.deliver(handling, job, result)
         await self._with_bucket(lambda: self.ledger.mark_done(job, result, message_id))
         await reach(Point.MARKED)
         if attempts.count:
@@ -224,20 +224,33 @@ class Handler:
             await self._mark(handling, running=False)  # what does not run is not to blame
         async with self.gate.enter(alone=alone):
             await self._mark(handling, running=True)
-            if handling.claim and handling.claim.was_taken_over and await self._is_recorded(handling, job):
-                return None
             handling.progress.stage = Stage.RUNNING
             handling.progress.expected_end = self.durations.expected_end(pipeline.kind)
             started = self.durations.clock()
-            done = await self.runner.run(job, pipeline, lambda run: setattr(handling, "run", run))
-            self.durations.note(pipeline.kind, self.durations.clock() - started)
+            done = await self.runner.run(
+                job,
+                pipeline,
+                may_begin=partial(self._may_begin, handling, job),
+                begun=partial(setattr, handling, "run"),
+            )
+            if done is not None:
+                self.durations.note(pipeline.kind, self.durations.clock() - started)
         await reach(Point.RUN)
         return done
 
-    async def _is_recorded(self, handling: Handling, job: Job) -> bool:
-        look_up = partial(self.ledger.look_up, job, handling.delivery.message_id)
-        entry = await self._with_bucket(look_up)
-        return entry.done or entry.result is not None
+    async def _may_begin(self, handling: Handling, job: Job) -> bool:
+        """Look once more: while photo and models were waited for, another may have done the job, or taken it.
+
+        Raises:
+            FencedOff: it is another worker's by now.
+        """
+        if (claim := handling.claim) is None:
+            return True
+        await self._with_bucket(lambda: self.claims.secure(claim, 0))
+        if not claim.was_taken_over:
+            return True
+        entry = await self._with_bucket(partial(self.ledger.look_up, job, handling.delivery.message_id))
+        return not entry.done and entry.result is None
 
     async def _let_go(self, handling: Handling) -> None:
         claim, handling.claim = handling.claim, None
@@ -248,30 +261,6 @@ class Handler:
         claim = handling.claim
         if claim is not None:
             await self._with_bucket(lambda: self.claims.mark(claim, running=running))
-
-    async def _deliver(self, handling: Handling, job: Job, result: ProcessingResult) -> None:
-        """Publish, then call back; before each try the lease must cover it."""
-        url = None
-        if self.results.needs_claim_check(result):
-            url = await self._with_bucket(lambda: self.ledger.claim(job, result))
-
-        async def publish() -> str:
-            await self.fence.check(handling)
-            return await self.results.publish(result, url)
-
-        async def call_back() -> None:
-            await self.fence.check(handling)
-            await self.backend.deliver(job, result)
-
-        await self.patience.persist("results topic", publish)
-        await reach(Point.PUBLISHED)
-        await self.patience.persist(
-            self.backend.destination(job),
-            call_back,
-            about=job.result_id,
-            everybody=self.backend.is_everybodys(job),
-        )
-        await reach(Point.CALLED_BACK)
 
     async def _decode(self, handling: Handling) -> Job | Ignored:
         decoded = self.decoder.decode(handling.delivery)

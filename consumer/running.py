@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -60,13 +60,20 @@ class Runner:
     pipeline_timeout: float
     max_result_bytes: int
 
-    async def run(self, job: Job, pipeline: Pipeline, started: Callable[[Run], None]) -> ProcessingResult:
-        """Return the result of running `pipeline` on the job's photo.
+    async def run(
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        may_begin: Callable[[], Awaitable[bool]],
+        begun: Callable[[Run], None],
+    ) -> ProcessingResult | None:
+        """Return the result of running `pipeline` on the job's photo, or None if it may not begin.
 
         Args:
             job: whose photo, and where it is.
             pipeline: what to do, parsed.
-            started: told of the run, so that the caller knows of threads that outlive it.
+            may_begin: asked once photo and models are there, which may have taken long.
+            begun: told of the run, so that the caller knows of threads that outlive it.
 
         Raises:
             StepFailed: a step failed and was not allowed to.
@@ -74,22 +81,26 @@ class Runner:
             ResultTooLarge: more was found than a result may hold.
         """
         started_at = datetime.now(UTC)
+        tenant = job.ids.tenant_id
         photo = await self._photo(job, pipeline)
-        # Only from here on: an outage that the fetch waited through is not the pipeline's time.
-        deadline = Deadline.after(self.pipeline_timeout)
-        models = ModelsUsed(self.pool.for_job(job.result_id, job.ids.tenant_id))
-        folder = TenantFolder(self.store, self.patience, self.bucket, job.ids.tenant_id, deadline)
-        run = Run(job.info, models, folder, deadline, self.threads)
-        started(run)
-        try:
-            given = Artifacts.of(photo.image) if photo else Artifacts()
-            async with self.pool.holding(pipeline.models, job.ids.tenant_id):
-                written = await execute(pipeline.root, given, run)
-        finally:
-            folder.close()
+        async with self.pool.holding(pipeline.models, tenant):
+            if not await may_begin():
+                return None
+            # Only from here on: what was waited for until now is not the pipeline's time.
+            deadline = Deadline.after(self.pipeline_timeout)
+            models = ModelsUsed(self.pool.for_job(job.result_id, tenant))
+            folder = TenantFolder(self.store, self.patience, self.bucket, tenant, deadline)
+            run = Run(job.info, models, folder, deadline, self.threads)
+            begun(run)
+            try:
+                written = await execute(
+                    pipeline.root, Artifacts.of(photo.image) if photo else Artifacts(), run
+                )
+            finally:
+                folder.close()
         result = ProcessingResult(
             result_id=job.result_id,
-            tenant_id=job.ids.tenant_id,
+            tenant_id=tenant,
             session_id=job.ids.session_id,
             image_id=job.ids.image_id,
             image_url=job.source.url,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import orjson
+import pytest
 
-from consumer.storage import ObjectInfo
+from consumer.storage import ObjectInfo, StoredObject
+from consumer.storage.filesystem import FilesystemStore
 from tests.end_to_end.site import BUCKET, WORK
 
 LOOK = {"type": "step", "name": "look"}
@@ -100,5 +103,64 @@ def test_a_run_out_of_memory_is_tried_again_alone(play, toys):
             [attempts] = [info for info in await kept(site, body) if info.name.endswith(".attempts")]
             stored = await site.store.read(BUCKET, attempts.name)
             assert orjson.loads(stored.data) == {"count": 1, "last": "out_of_memory"}
+
+    play(story)
+
+
+class SlowPhotos(FilesystemStore):
+    """Says when photos are asked for, and when a claim is read; hands photos out when it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked, self.handed_out, self.claim_read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def read(
+        self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
+        if "/originals/" in name:
+            self.asked.set()
+            await self.handed_out.wait()
+        stored = await super().read(bucket, name, generation=generation, max_bytes=max_bytes)
+        if name.endswith(".claim"):
+            self.claim_read.set()
+        return stored
+
+
+@pytest.mark.parametrize("handed_over", ["recorded by the silent one", "taken over by a third"])
+def test_what_another_did_while_an_heir_waited_for_the_photo_is_not_run_again(
+    play, toys, tmp_path, handed_over
+):
+    async def story(site):
+        await site.photo()
+        body = site.request(LOOK)
+        async with site.worker():
+            site.publish(body)
+            await site.until_settled(1)
+        records = {
+            info.name: (await site.store.read(BUCKET, info.name)).data for info in await kept(site, body)
+        }
+        for name in records:
+            await site.store.delete(BUCKET, name)
+        [result] = [name for name in records if name.endswith(".json")]
+        claim = result.replace(".json", ".claim")
+        others = orjson.dumps({"owner": "another", "message_id": "1", "running": True})
+        await site.store.write(BUCKET, claim, others)
+
+        slow = SlowPhotos(tmp_path / "store")
+        site.store, quick = slow, site.store
+        async with site.worker(**SHORT):
+            site.publish(body)
+            await asyncio.wait_for(slow.asked.wait(), 30)  # the claim was taken over
+            if handed_over == "recorded by the silent one":
+                await quick.write(BUCKET, result, records[result])
+            else:
+                slow.claim_read.clear()
+                await quick.write(BUCKET, claim, others)
+                await asyncio.wait_for(slow.claim_read.wait(), 30)  # the heir could not renew, and looks why
+            slow.handed_out.set()
+            await site.until_settled(2)
+        settled = "succeeded" if handed_over == "recorded by the silent one" else "lease_lost"
+        assert site.reasons() == ["succeeded", settled]
+        assert toys.runs[body["image_id"]] == 1
 
     play(story)
