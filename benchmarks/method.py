@@ -5,10 +5,19 @@ that whatever else the machine does meets both. What is reported is the median o
 bootstrap interval of it; a target is met when the interval's worse end meets it. Beside each run stands a
 control: one side against itself. A machine that is busy with something else, or whose control is off, gives
 no figures.
+
+A benchmark is a program that is used like the others:
+
+    options = parser(__doc__).parse_args()          # --busy, --blocks, --out, and what it adds
+    require_quiet(busy=options.busy)
+    seconds = in_turns({"ours": ..., "theirs": ...}, options.blocks or BLOCKS)
+    write("x-name", [Row(...)], options)
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime as dt
 import json
 import os
 import platform
@@ -21,7 +30,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("MLWORKER_BENCH_RESULTS") or Path(__file__).parent / "results")
+"""Where results go that nobody sends elsewhere with `--out`."""
 BLOCKS = 7
 BUSY = 0.35
 """Cores that others may use; more, and nothing is measured."""
@@ -80,8 +90,8 @@ class Row:
     """Of peers that live in an environment of their own."""
     note: str = ""
 
-    def as_json(self) -> dict[str, object]:
-        """Return the row as `results/*.json` holds it."""
+    def as_json(self, *, busy: bool = False) -> dict[str, object]:
+        """Return the row as `results/*.json` holds it; `busy` if others used the machine meanwhile."""
         return {
             "id": self.id,
             "metric": self.metric,
@@ -91,9 +101,49 @@ class Row:
             "met": self.target.is_met(self.figure) if self.target else None,
             "peers": {name: round(value, 4) for name, value in self.peers.items()},
             "note": self.note,
+            "date": dt.datetime.now(dt.UTC).date().isoformat(),
+            "busy": busy,
             "machine": machine(),
             "versions": {**versions(), **self.peer_versions},
         }
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what every benchmark takes; the benchmark adds what it takes besides.
+
+    Args:
+        description: the program's docstring: `--help` shows all of it.
+    """
+    found = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    found.add_argument(
+        "--busy",
+        action="store_true",
+        help="measure although others use the machine: to see that it works, not for figures to keep",
+    )
+    found.add_argument(
+        "--blocks",
+        type=_positive,
+        metavar="N",
+        help="how often each side is measured, instead of as often as this program finds right; "
+        "fewer is quicker and less sure",
+    )
+    found.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="the folder results are written to (default: %(default)s; or MLWORKER_BENCH_RESULTS)",
+    )
+    return found
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
 
 
 def in_turns(sides: Mapping[str, Side], blocks: int = BLOCKS) -> dict[str, list[float]]:
@@ -125,29 +175,36 @@ def median(values: Sequence[float]) -> Figure:
     return Figure(statistics.median(values), medians[_SAMPLES // 20], medians[-_SAMPLES // 20])
 
 
-def controlled(side: Side, blocks: int = BLOCKS) -> Figure:
+def controlled(side: Side, blocks: int = BLOCKS, *, busy: bool = False) -> Figure:
     """Measure a side against itself.
 
     Raises:
-        BusyMachine: it is not as fast as itself.
+        BusyMachine: it is not as fast as itself, and nobody said `busy`.
     """
     measured = in_turns({"control a": side, "control b": side}, blocks)
     figure = ratio(measured["control a"], measured["control b"])
-    if abs(figure.value - 1) > CONTROL:
+    if abs(figure.value - 1) > CONTROL and not busy:
         raise BusyMachine(f"the same code is {figure} as fast as itself; at most 5 % apart is believed")
     return figure
 
 
-def require_quiet(seconds: float = 2.0) -> None:
-    """Return if nobody else uses the machine.
+def control_row(benchmark: str, figure: Figure) -> Row:
+    """Return the row that says how sure the others of its benchmark are."""
+    return Row(benchmark, "control: the same code against itself", figure)
+
+
+def require_quiet(seconds: float = 2.0, *, busy: bool = False) -> None:
+    """Return if nobody else uses the machine, or if it may be `busy`.
 
     Raises:
         BusyMachine: somebody does.
     """
+    if busy or "--busy" in sys.argv:
+        return
     before, now = _busy_ticks(), time.monotonic()
     time.sleep(seconds)
     cores = (_busy_ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - now)
-    if cores > BUSY and "--busy" not in sys.argv:
+    if cores > BUSY:
         raise BusyMachine(
             f"others use {cores:.2f} cores, more than {BUSY:g}; wait, or add --busy to measure anyway"
         )
@@ -190,8 +247,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(name: str, rows: Sequence[Row]) -> Path:
-    """Print the rows and write them to `results/<name>.json`."""
+def write(name: str, rows: Sequence[Row], options: argparse.Namespace | None = None) -> Path:
+    """Print the rows and write them to `<name>.json` in the folder the options of `parser` tell."""
     for row in rows:
         told = (
             ""
@@ -199,9 +256,11 @@ def write(name: str, rows: Sequence[Row]) -> Path:
             else f"  target {row.target}: {'met' if row.target.is_met(row.figure) else 'MISSED'}"
         )
         print(f"{row.id:6}{row.metric:60}{row.figure!s:>28}{told}")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps([row.as_json() for row in rows], indent=2, ensure_ascii=False) + "\n")
+    folder: Path = options.out if options else RESULTS
+    busy = options.busy if options else "--busy" in sys.argv
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps([row.as_json(busy=busy) for row in rows], indent=2, ensure_ascii=False) + "\n")
     return path
 
 
