@@ -1,4 +1,4 @@
-"""SAM's automatic masks beside stock's, same weights: `python -m benchmarks.d_sam [--full | --vit-b]`.
+"""SAM's automatic masks beside stock's, same weights: `python -m benchmarks.d_sam`.
 
 Both sides get a decoded photo and give COCO run lengths, on one core. Stock gets the `points_per_batch` at
 which it is fastest. The small SAM runs whole, with fewer points where stock would take an hour (`--full`:
@@ -11,11 +11,14 @@ How many masks pass the filter of estimated quality, are stable and are kept, an
 are painted, is what the small SAM gives on the same photo; the note has the ratio if all of them passed. The
 masks after decoding are the small SAM's too, their logits enlarged to ViT-B's 256 x 256 cells.
 
+With `--whole` ViT-B runs from beginning to end, once a size, which takes an hour: see `whole_vit.py`.
+
 With `--memory` it tells what the memory's peak adds to a process that holds the model and the decoded photo.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import resource
@@ -38,7 +41,21 @@ from segment_anything.utils import amg
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.method import Figure, Row, Target, in_turns, median, on_core, ratio, require_quiet, write
+from benchmarks.method import (
+    Figure,
+    Row,
+    Target,
+    control_row,
+    controlled,
+    in_turns,
+    median,
+    on_core,
+    parser,
+    ratio,
+    require_quiet,
+    write,
+)
+from benchmarks.processes import LONGEST
 from consumer.local.scenes import demo_photo
 from consumer.models.pixels import normalised
 from consumer.models.sam import SamRunner
@@ -149,10 +166,17 @@ def _iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
-def small(size: Size, *, full: bool) -> Row:
+def same_twice(options: argparse.Namespace) -> Row:
+    """Measure ours against itself, on the smallest photo."""
+    picture, model = photo(SIZES[0]), runner(sam("shipped"))
+    work = partial(ours, model, picture, SIZES[0].points_per_side)
+    return control_row("d", controlled(lambda: timed(work), options.blocks or 3, busy=options.busy))
+
+
+def small(size: Size, options: argparse.Namespace) -> Row:
     """Measure the small SAM at one size."""
     picture, network = photo(size), sam("shipped")
-    per_side = POINTS if full else size.points_per_side
+    per_side = POINTS if options.full else size.points_per_side
     batch, model = fastest(network, picture, size.batches), runner(network)
     last: dict[str, list[str]] = {}
 
@@ -166,7 +190,7 @@ def small(size: Size, *, full: bool) -> Row:
             "ours": lambda: side("ours", lambda: ours(model, picture, per_side)),
             "stock": lambda: side("stock", lambda: stock(network, picture, per_side, batch)),
         },
-        1 if full else size.blocks,
+        1 if options.full else options.blocks or size.blocks,
     )
     return Row(
         "d",
@@ -368,9 +392,12 @@ def memory(size: Size) -> Row:
     """Measure the memory of both sides, each in a fresh process."""
     found = {}
     for name in ("ours", "stock"):
-        command = [sys.executable, "-m", "benchmarks.d_sam", "--peak", str(size.megapixels), name]
+        command = [sys.executable, "-m", "benchmarks.d_sam"]
+        command += ["--peak", name, "--megapixels", str(size.megapixels)]
         environment = os.environ | {"MALLOC_ARENA_MAX": "2"}
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment, timeout=LONGEST
+        )
         found[name] = float(done.stdout) / 1e9
     added = found["ours"]
     return Row(
@@ -385,23 +412,42 @@ def memory(size: Size) -> Row:
 
 def main() -> None:
     """Measure what the arguments say."""
+    words = parser(__doc__)
+    words.add_argument("--full", action="store_true", help="the small SAM with 32 x 32 points at every size")
+    words.add_argument("--vit-b", action="store_true", help="only ViT-B by stage")
+    words.add_argument("--whole", action="store_true", help="only ViT-B whole: an hour")
+    words.add_argument("--memory", action="store_true", help="only the memory")
+    words.add_argument(
+        "--megapixels", type=int, choices=[size.megapixels for size in SIZES], help="only this size"
+    )
+    words.add_argument("--peak", choices=("ours", "stock"), help=argparse.SUPPRESS)
+    options = words.parse_args()
+    sizes = [size for size in SIZES if options.megapixels in (None, size.megapixels)]
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # numpy's, about how stock uses it
-        if "--peak" in sys.argv:
-            megapixels, name = sys.argv[-2:]
-            print(peak(next(size for size in SIZES if size.megapixels == int(megapixels)), name))
+        if options.peak:
+            print(peak(sizes[0], options.peak))
             return
-        require_quiet()
+        require_quiet(busy=options.busy)
         on_core(1)
-        if "--memory" in sys.argv:
-            write("f-sam", [memory(size) for size in SIZES])
+        if options.memory:
+            write("f-sam", [memory(size) for size in sizes], options)
             return
-        if "--vit-b" not in sys.argv:
-            write("d-sam", [small(size, full="--full" in sys.argv) for size in SIZES])
+        if options.whole:
+            from benchmarks.whole_vit import whole  # which uses this module
+
+            found = []
+            for size in sizes:
+                found.append(whole(size))
+                write("d-sam-vit-b-whole", found, options)  # what is measured is not lost
+            return
+        if not options.vit_b:
+            first = [same_twice(options)] if SIZES[0] in sizes else []
+            write("d-sam", [*first, *(small(size, options) for size in sizes)], options)
         network = large_model()
-        write("d-sam-vit-b", [large(size, network) for size in SIZES])
+        write("d-sam-vit-b", [large(size, network) for size in sizes], options)
 
 
 if __name__ == "__main__":

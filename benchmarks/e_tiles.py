@@ -1,32 +1,48 @@
-"""Detection in tiles beside SAHI: `python -m benchmarks.e_tiles [--sahi PYTHON]`.
+"""Detection in tiles beside SAHI: `python -m benchmarks.e_tiles`.
 
 Both look at the same photos with the same weights, in the same tiles, with the same merging, each with one
 thread of torch on the same core, by turns. Merging alone is measured on boxes as tiles leave them: four or
 so for each thing. The simulated device shows what batching gains where, unlike on a CPU, it gains something.
 
-`--sahi` names the Python of an environment with sahi, torch, torchvision, segment-anything and safetensors
-(numba too: SAHI uses it where it is); without it only what needs no SAHI is measured.
+SAHI runs in the peers' environment (`python -m benchmarks.peers` makes it), or in that of `--sahi`, a Python
+with sahi, torch, torchvision, segment-anything and safetensors (numba too: SAHI uses it where it is). Without
+one only what needs no SAHI is measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 import consumer.local
-from benchmarks.method import Figure, Row, Target, in_turns, median, on_core, ratio, require_quiet, write
+from benchmarks.method import (
+    BLOCKS,
+    Figure,
+    Row,
+    Target,
+    control_row,
+    controlled,
+    in_turns,
+    median,
+    on_core,
+    parser,
+    ratio,
+    require_quiet,
+    write,
+)
+from benchmarks.processes import PEERS_PYTHON, line
 from consumer.local.scenes import demo_photo
 from consumer.models.manifest import load_manifest, parse_manifest
 from consumer.models.pool import ModelPool
@@ -42,7 +58,7 @@ from tests.pipeline_steps.fakes import context
 
 MODELS = Path(consumer.local.__file__).parent / "models"
 SIDES = {12: (3000, 4000), 48: (6000, 8000)}
-BLOCKS = {12: 5, 48: 3}
+PHOTO_BLOCKS = {12: 5, 48: 2}
 SAHI_BATCHES = {12: (1, 8), 48: (1,)}
 """SAHI's `batch_size`; for a torchvision network it changes nothing, and at 48 megapixels that takes long."""
 MERGED = (1_000, 10_000, 30_000)
@@ -93,7 +109,6 @@ class Sahi:
             cwd=Path(__file__).parent.parent,
         )
         self._questions = cast(IO[str], self._process.stdin)
-        self._answers = cast(IO[str], self._process.stdout)
         self.about = self._answer()
 
     def ask(self, **what: object) -> tuple[float, list[list[float]]]:
@@ -107,16 +122,15 @@ class Sahi:
         """Of the process."""
         return self._process.pid
 
-    def close(self) -> None:
-        """End the process."""
-        self._questions.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
         self._process.wait()
 
     def _answer(self) -> Any:
-        line = self._answers.readline()
-        if not line:
-            raise RuntimeError("SAHI's process ended: see what it said above")
-        return json.loads(line)
+        return json.loads(line(self._process, "SAHI"))
 
 
 @contextmanager
@@ -146,9 +160,10 @@ def each(work: Callable[[], object], seconds: float = 0.3) -> float:
     return (time.perf_counter() - began) / times
 
 
-def photos_beside(sahi: Sahi, folder: Path) -> list[Row]:
+def photos_beside(sahi: Sahi, folder: Path, options: argparse.Namespace) -> list[Row]:
     """Whole photos: how many times as fast, and whether the same is found."""
     rows = []
+    answers: dict[str, list[list[float]]] = {}
     with pool() as (runner, models):
         for megapixels, size in SIDES.items():
             pixels = photo(*size)
@@ -161,17 +176,21 @@ def photos_beside(sahi: Sahi, folder: Path) -> list[Row]:
             batches = {f"SAHI, batch {size}": size for size in SAHI_BATCHES[megapixels]}
 
             def theirs(side: str, file: Path = file, batches: Mapping[str, int] = batches) -> float:
-                return sahi.ask(do="detect", photo=str(file), batch=batches[side])[0]
+                seconds, answers[side] = sahi.ask(do="detect", photo=str(file), batch=batches[side])
+                return seconds
 
             seconds = in_turns(
                 {"ours": lambda ours=ours: timed(ours)}
                 | {side: lambda side=side, theirs=theirs: theirs(side) for side in batches},
-                BLOCKS[megapixels],
+                options.blocks or PHOTO_BLOCKS[megapixels],
+                warm=bool(rows),  # by the smaller photo
             )
+            if not rows:
+                control = controlled(lambda ours=ours: timed(ours), options.blocks or 3, busy=options.busy)
+                rows.append(control_row("e", control))
             best = min(batches, key=lambda side: median(seconds[side]).value)
             found = ours()
-            answer = sahi.ask(do="detect", photo=str(file), batch=1)[1]
-            boxes = np.array(answer, np.float32).reshape(-1, 5)
+            boxes = np.array(answers[best], np.float32).reshape(-1, 5)
             rows += [
                 Row(
                     "e",
@@ -202,7 +221,7 @@ def agreement(found: Detections, theirs: npt.NDArray[np.float32]) -> float:
     return paired / max(1, len(found) + len(theirs))
 
 
-def merging_beside(sahi: Sahi, folder: Path) -> list[Row]:
+def merging_beside(sahi: Sahi, folder: Path, options: argparse.Namespace) -> list[Row]:
     """Merging alone."""
     rows = []
     for count in MERGED:
@@ -218,7 +237,8 @@ def merging_beside(sahi: Sahi, folder: Path) -> list[Row]:
             {
                 "ours": lambda ours=ours: each(ours),
                 "SAHI": lambda file=file: sahi.ask(do="merge", boxes=str(file))[0],
-            }
+            },
+            options.blocks or BLOCKS,
         )
         left = ours()
         theirs = sahi.ask(do="merge", boxes=str(file))[1]
@@ -239,36 +259,12 @@ def merging_beside(sahi: Sahi, folder: Path) -> list[Row]:
     return rows
 
 
-def growth() -> list[Row]:
-    """Merging ten times as many boxes."""
-    sets = {
-        count: LocalBoxes(columns[:, :4], columns[:, 4], np.full(len(columns), "plant"))
-        for count in (10_000, 100_000)
-        if (columns := crowd(count)) is not None
-    }
-    seconds = in_turns(
-        {
-            str(count): lambda boxes=boxes: each(lambda: merged(boxes, "greedynmm", "ios", 0.5))
-            for count, boxes in sets.items()
-        }
-    )
-    return [
-        Row(
-            "e",
-            "merging 100 000 boxes ÷ merging 10 000",
-            ratio(seconds["100000"], seconds["10000"]),
-            Target(most=15),
-            note="ten times the boxes on ten times the field; sorting alone would make it 12.5",
-        )
-    ]
-
-
-def batching() -> list[Row]:
+def batching(options: argparse.Namespace) -> list[Row]:
     """Share of what batching can gain that it does gain, on a device that only takes time."""
     ideal = (FIXED + PER_TILE) * BATCH / (FIXED + PER_TILE * BATCH)
     rows = []
     for at_once in (1, 4):
-        gains = [simulated(at_once) / ideal for _ in range(7)]
+        gains = [simulated(at_once) / ideal for _ in range(options.blocks or BLOCKS)]
         rows.append(
             Row(
                 "e",
@@ -313,21 +309,32 @@ def exactly(value: float) -> Figure:
     return Figure(value, value, value)
 
 
-def main(arguments: Sequence[str]) -> None:
+def add_sahi(words: argparse.ArgumentParser) -> None:
+    """Add the option that says where SAHI is."""
+    words.add_argument(
+        "--sahi",
+        metavar="PYTHON",
+        default=str(PEERS_PYTHON) if PEERS_PYTHON.exists() else None,
+        help="the Python of an environment with sahi (default: the peers' environment, if it was made)",
+    )
+
+
+def main() -> None:
     """Measure, and write what was measured."""
-    require_quiet()
+    words = parser(__doc__)
+    add_sahi(words)
+    options = words.parse_args()
+    require_quiet(busy=options.busy)
     on_core(0)
     bound_allocator()  # as `mlworker run` does
     torch.set_num_threads(1)
-    rows = [*batching(), *growth()]
-    if "--sahi" in arguments:
-        sahi = Sahi(arguments[arguments.index("--sahi") + 1])
-        with tempfile.TemporaryDirectory() as folder:
-            rows += merging_beside(sahi, Path(folder))
-            rows += photos_beside(sahi, Path(folder))
-        sahi.close()
-    write("e-tiles", rows)
+    rows = batching(options)
+    if options.sahi:
+        with Sahi(options.sahi) as sahi, tempfile.TemporaryDirectory() as folder:
+            rows += merging_beside(sahi, Path(folder), options)
+            rows += photos_beside(sahi, Path(folder), options)
+    write("e-tiles", rows, options)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

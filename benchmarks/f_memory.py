@@ -1,26 +1,28 @@
-"""What a photo costs in memory beside its pixels: `python -m benchmarks.f_memory [--sahi PYTHON]`.
+"""What a photo costs in memory beside its pixels: `python -m benchmarks.f_memory`.
 
 Every figure is of a process of its own that is ready to work and holds the photo's file: what it grows by at
 its peak (the pixels, and all that is needed meanwhile, as the kernel counts it) over the bytes of the pixels.
-`--sahi` as in `e_tiles.py`.
+`--sahi` as in `e_tiles.py`. `python -m benchmarks.d_sam --memory` measures SAM's automatic masks likewise.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.e_tiles import Sahi, detected, exactly, photo, pool
-from benchmarks.method import Row, Target, write
+from benchmarks.e_tiles import Sahi, add_sahi, detected, exactly, photo, pool
+from benchmarks.method import Row, Target, parser, write
+from benchmarks.processes import line
 from consumer.ops.allocator import bound_allocator
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.image.encode import encode_jpeg
@@ -91,17 +93,16 @@ def grown(case: str, file: Path) -> int:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        if process.stdin is None or process.stdout is None or process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{case}: the process did not get ready")
+        try:
+            line(process, case)  # it is ready
 
-        def work() -> None:
-            print(file=process.stdin, flush=True)
-            if process.stdout is None or process.stdout.readline() != "done\n":
-                raise RuntimeError(f"{case}: the process ended")
+            def work() -> None:
+                print(file=process.stdin, flush=True)
+                line(process, case)  # it is done
 
-        bytes_more = growth(process.pid, work)
-        process.stdin.close()
-    return bytes_more
+            return growth(process.pid, work)
+        finally:
+            process.kill()
 
 
 def growth(process: int, work: Callable[[], object]) -> int:
@@ -166,18 +167,21 @@ def beside(sahi: Sahi, pixels: Pixels, folder: Path) -> dict[str, float]:
     return {"SAHI": more / pixels.nbytes}
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Measure, and write what was measured."""
-    if "--measured" in arguments:
-        case, file = arguments[arguments.index("--measured") + 1 :]
+    words = parser(__doc__)
+    add_sahi(words)
+    words.add_argument("--measured", nargs=2, metavar=("CASE", "FILE"), help=argparse.SUPPRESS)
+    options = words.parse_args()
+    if options.measured:
+        case, file = options.measured
         measured_process(case, Path(file))
         return
-    sahi = Sahi(arguments[arguments.index("--sahi") + 1]) if "--sahi" in arguments else None
-    with tempfile.TemporaryDirectory() as folder:
-        write("f-memory", rows(Path(folder), sahi))
-    if sahi:
-        sahi.close()
+    with ExitStack() as closing:
+        folder = closing.enter_context(tempfile.TemporaryDirectory())
+        sahi = closing.enter_context(Sahi(options.sahi)) if options.sahi else None
+        write("f-memory", rows(Path(folder), sahi), options)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

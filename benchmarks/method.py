@@ -146,14 +146,21 @@ def _positive(text: str) -> int:
     return number
 
 
-def in_turns(sides: Mapping[str, Side], blocks: int = BLOCKS) -> dict[str, list[float]]:
+def in_turns(
+    sides: Mapping[str, Side], blocks: int = BLOCKS, *, warm: bool = False
+) -> dict[str, list[float]]:
     """Run each side `blocks` times after once to warm up, forwards and backwards by turns.
+
+    Args:
+        sides: by name.
+        blocks: how often.
+        warm: they have run before: the first run counts too.
 
     Returns:
         Each side's measurements; those of one position were made beside each other.
     """
     measured: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
+    for side in () if warm else sides.values():
         side()
     for block in range(blocks):
         for name in list(sides)[:: 1 if block % 2 == 0 else -1]:
