@@ -31,7 +31,7 @@ class ModelsUsed:
     def report(self) -> tuple[ModelUsed, ...]:
         """Return the models that were called, by name."""
         return tuple(
-            ModelUsed(name=name, version=spec.version, sha256=spec.sha256)
+            ModelUsed(name=name, version=spec.version, sha256=spec.sha256, precision=spec.precision.value)
             for name, spec in sorted(self._used.items())
         )
 

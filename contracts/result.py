@@ -108,6 +108,8 @@ class ModelUsed(Contract):
     name: str
     version: str
     sha256: str
+    precision: Literal["exact", "fast"] = "exact"
+    """`fast`: its trunk computed in 16 bits, where the device has them."""
 
 
 class ProcessingResult(Contract):

@@ -26,6 +26,15 @@ class ModelKind(StrEnum):
     TORCHSCRIPT = "torchscript"
 
 
+class Precision(StrEnum):
+    """How closely a model computes what its weights say."""
+
+    EXACT = "exact"
+    """In float32 throughout."""
+    FAST = "fast"
+    """Its trunk in 16 bits, where the device has them; docs/precision.md says what that changes."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What the manifest says of a model; known without loading it."""
@@ -39,6 +48,7 @@ class ModelSpec:
     """Score under which an answer is dropped, unless the step says otherwise."""
     input_size: int
     """The longer side, in pixels, of what the model is shown."""
+    precision: Precision = Precision.EXACT
 
 
 @dataclass(frozen=True, eq=False)

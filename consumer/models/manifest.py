@@ -12,6 +12,7 @@ An entry::
         classes: [plant]
         threshold: 0.5
         input_size: 640              # longer side, in pixels, of what the model is shown
+        precision: exact             # or fast: docs/precision.md
         tenants: {acme: plants_acme} # acme's photos use the model `plants_acme` where `plants` is asked for
 """
 
@@ -36,7 +37,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline_steps.models import ModelKind, ModelSpec
+from pipeline_steps.models import ModelKind, ModelSpec, Precision
 
 MANIFEST_FILE = "models.yaml"
 
@@ -74,8 +75,10 @@ class ModelEntry(BaseModel):
     classes: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = ()
     threshold: StrictFloat = Field(default=0.5, ge=0, le=1)
     """Score under which an answer is dropped, unless the step says otherwise."""
-    dtype: ComputeDtype = "float32"
-    """What the network's trunk computes in on a GPU; a CPU always computes in float32."""
+    precision: Precision = Precision.EXACT
+    """Unset, `dtype` says it: 16 bits are `fast`."""
+    dtype: ComputeDtype | None = None
+    """The 16 bits that `fast` means on a GPU, where they are not to be the device's best."""
     input_size: StrictInt = Field(ge=16, le=8192)
     """Longer side, in pixels, of what the model is shown."""
     max_batch: StrictInt = Field(default=8, ge=1, le=1024)
@@ -116,17 +119,34 @@ class ModelEntry(BaseModel):
         if self.kind is ModelKind.TORCHSCRIPT:
             if self.weights.endswith(".safetensors"):
                 raise ValueError("weights: a torchscript model is an archive ending in .pt or .pth")
-            if self.dtype != "float32":
-                raise ValueError("dtype: a torchscript model computes as it was made to")
+            for field in ("precision", "dtype"):
+                if getattr(self, field) not in (None, Precision.EXACT, "float32"):
+                    raise ValueError(f"{field}: a torchscript model computes as it was made to")
         elif not self.architecture:
             raise ValueError(f"architecture: a {self.kind} model needs one")
+        if self.dtype and "precision" in self.model_fields_set and self.profile is not self.precision:
+            raise ValueError(f"dtype: {self.dtype} is not what `precision: {self.precision}` computes in")
         return self
+
+    @property
+    def profile(self) -> Precision:
+        """The precision, by whichever of its two names it is given."""
+        if self.dtype is None:
+            return self.precision
+        return Precision.EXACT if self.dtype == "float32" else Precision.FAST
 
     @property
     def spec(self) -> ModelSpec:
         """What steps are told of the model."""
         return ModelSpec(
-            self.name, self.kind, self.version, self.sha256, self.classes, self.threshold, self.input_size
+            self.name,
+            self.kind,
+            self.version,
+            self.sha256,
+            self.classes,
+            self.threshold,
+            self.input_size,
+            self.profile,
         )
 
 
@@ -231,9 +251,9 @@ def _problems(error: ValidationError, path: str) -> list[str]:
             case "extra_forbidden":
                 problems.append(f"{where}: unknown key{_nearest(key, ModelEntry.model_fields)}")
             case "enum":
-                kinds = [kind.value for kind in ModelKind]
+                known = [member.value for member in (Precision if key == "precision" else ModelKind)]
                 problems.append(
-                    f"{where}: expected one of {', '.join(kinds)}, got {got!r}{_nearest(got, kinds)}"
+                    f"{where}: expected one of {', '.join(known)}, got {got!r}{_nearest(got, known)}"
                 )
             case "value_error" if not detail["loc"]:
                 field, _, rest = str(detail["ctx"]["error"]).partition(": ")

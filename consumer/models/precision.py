@@ -1,4 +1,19 @@
-"""Computing a network's trunk in 16 bits, and all that needs exact numbers in 32."""
+"""The two precisions of a model: `exact` computes in float32 throughout, `fast` its trunk in 16 bits.
+
+The trunk is where the time goes: a detector's backbone, SAM's image encoder, all of a classifier. Detectors'
+heads and SAM's decoder stay in float32 also in `fast`: in bfloat16 a box edge at 1000 is off by up to 4
+pixels. The weights stay float32 too, and are rounded where they are used. What `fast` changes in answers is
+measured: docs/precision.md.
+
+| device | `fast` computes in |
+|---|---|
+| a GPU from compute capability 8.0 (A100, L4) | bfloat16 |
+| an older GPU (T4) | float16 |
+| a CPU that multiplies bfloat16 (AMX, AVX512-BF16) | bfloat16 |
+| any other CPU | float32 |
+
+Nothing here has been run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +24,46 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from consumer.models.manifest import ComputeDtype
+from consumer.models.manifest import ModelEntry
+from pipeline_steps.models import Precision
 
 _TRUNKS = ("backbone", "image_encoder")
+_WITH_BFLOAT16 = (8, 0)
+"""The compute capability from which on a GPU's tensor cores know it."""
 
 
-def compute_in(network: nn.Module, dtype: ComputeDtype, device: torch.device) -> None:
-    """Let the network's trunk compute in `dtype`, where the device is a GPU.
+def exact_float32() -> None:
+    """Let float32 be float32 everywhere: by itself cuDNN computes convolutions in TF32, which has 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
-    Detectors and SAM keep their heads in float32: a box edge at 1000 is off by up to 4 pixels in bfloat16. A
-    network without a trunk of its own, such as a classifier, computes all of it in `dtype`. The weights stay
-    float32 and are rounded where they are used.
+
+def compute_as_told(network: nn.Module, model: ModelEntry, device: torch.device) -> None:
+    """Let the network compute in its manifest's precision; changed in place.
 
     Args:
-        network: changed in place.
-        dtype: as the manifest has it.
-        device: a CPU always computes in float32, where 16 bits gain nothing or are slower.
+        network: the model's.
+        model: says which precision.
+        device: where it is going to compute.
     """
-    if device.type == "cpu" or dtype == "float32":
-        return
-    reduce_trunk(network, getattr(torch, dtype), device.type)
+    bits = sixteen_bits(model, device) if model.profile is Precision.FAST else None
+    if bits is not None:
+        reduce_trunk(network, bits, device.type)
+
+
+def sixteen_bits(model: ModelEntry, device: torch.device) -> torch.dtype | None:
+    """Return what the model's `fast` is on that device; None where 16 bits would only be slower."""
+    if device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        return torch.bfloat16 if can.get("amx_bf16") or can.get("avx512_bf16") else None
+    if model.dtype is not None:
+        return cast(torch.dtype, getattr(torch, model.dtype))
+    new = torch.cuda.get_device_capability(device) >= _WITH_BFLOAT16
+    return torch.bfloat16 if new else torch.float16
 
 
 def reduce_trunk(network: nn.Module, dtype: torch.dtype, device_type: str) -> None:
-    """Let the trunk compute in `dtype` on that type of device."""
+    """Let the trunk compute in `dtype` on that type of device; where there is none, the whole network."""
     trunks = [getattr(network, name) for name in _TRUNKS if hasattr(network, name)]
     trunk = cast(nn.Module, trunks[0] if trunks else network)
     trunk.forward = Reduced(trunk.forward, dtype, device_type)

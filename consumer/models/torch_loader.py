@@ -21,7 +21,7 @@ from consumer.models.folding import fold_normalisations
 from consumer.models.instances import InstanceRunner
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.pool import ModelPool, Place
-from consumer.models.precision import compute_in
+from consumer.models.precision import compute_as_told, exact_float32
 from consumer.models.runner import AnyRunner
 from consumer.models.sam import SamRunner
 from consumer.models.semantic import SemanticRunner
@@ -108,6 +108,7 @@ def torch_pool(
         ModelUnavailable: this machine has no such device.
     """
     limit_threads(on_gpu=any(name.startswith("cuda") for name in devices))
+    exact_float32()
     loader = TorchLoader(manifest, WeightCache(cache, store))
     found = [TorchDevice(name) for name in devices]
     return ModelPool(manifest, found, loader, on_batch=on_batch, on_broken=on_broken, memory=memory)
@@ -116,7 +117,7 @@ def torch_pool(
 def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:
     """Move the network to the device and wrap it in what runs its kind."""
     target = cast(TorchDevice, device).torch
-    compute_in(network, model.dtype, target)
+    compute_as_told(network, model, target)
     return RUNNERS[model.kind](network.to(target), model.spec, target, model.max_batch)
 
 

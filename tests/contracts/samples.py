@@ -119,7 +119,7 @@ RESULT = ProcessingResult(
         StepReport(path="steps.1.group.steps.0", name="detection", ms=3, status="skipped"),
         StepReport(path="steps.3.steps.1", name="species_distributor", ms=0, status="not_run"),
     ),
-    models=(ModelUsed(name="plants", version="1", sha256="ab" * 32),),
+    models=(ModelUsed(name="plants", version="1", sha256="ab" * 32, precision="fast"),),
     warnings=("settings.colour: no step reads it; known: species",),
     worker_version="0.1.0",
     started_at=STARTED,

@@ -65,6 +65,13 @@ def test_what_we_write_has_no_field_we_do_not_know(name: str) -> None:
         type(SAMPLES[name]).model_validate({**golden(name), "nobody_knows": 1})
 
 
+def test_a_result_from_before_there_was_a_precision_was_exact() -> None:
+    older = golden("processing_result")
+    del older["models"][0]["precision"]
+
+    assert ProcessingResult.model_validate(older).models[0].precision == "exact"
+
+
 def test_a_definition_reads_the_same_with_every_default_left_out() -> None:
     short = {
         "steps": [

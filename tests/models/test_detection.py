@@ -17,7 +17,7 @@ from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD
 from consumer.models.classification import ClassificationRunner
 from consumer.models.detection import CPU_BATCH, DetectionRunner
 from consumer.models.instances import InstanceRunner
-from consumer.models.precision import compute_in, reduce_trunk
+from consumer.models.precision import reduce_trunk
 from consumer.models.semantic import SemanticRunner, label_map
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import InvalidInput, ModelUnavailable
@@ -294,12 +294,3 @@ def test_a_trunk_in_sixteen_bits_answers_in_thirty_two(architecture: str) -> Non
         assert reduced[name].dtype == torch.float32
         assert not torch.equal(reduced[name], exact[name])
         torch.testing.assert_close(reduced[name], exact[name], atol=0.2, rtol=0.2)
-
-
-def test_on_a_cpu_nothing_is_reduced() -> None:
-    model: Any = network("fcos_small", 2)
-    forward = model.backbone.forward
-
-    compute_in(model, "bfloat16", CPU)
-
-    assert model.backbone.forward == forward

@@ -75,6 +75,22 @@ def test_everything_wrong_is_said_at_once_with_its_path() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "precision"),
+    [
+        ({}, "exact"),
+        ({"precision": "exact"}, "exact"),
+        ({"precision": "exact", "dtype": "float32"}, "exact"),
+        ({"dtype": "float32"}, "exact"),
+        ({"precision": "fast"}, "fast"),
+        ({"precision": "fast", "dtype": "float16"}, "fast"),
+        ({"dtype": "bfloat16"}, "fast"),
+    ],
+)
+def test_a_models_precision_is_said_by_either_name(said: dict[str, str], precision: str) -> None:
+    assert parse(PLANTS | said).specs()["plants"].precision == precision
+
+
+@pytest.mark.parametrize(
     ("change", "where", "why"),
     [
         ({"sha256": "A" * 64}, "sha256", "lower-case hexadecimal"),
@@ -83,6 +99,10 @@ def test_everything_wrong_is_said_at_once_with_its_path() -> None:
         ({"kind": "sam"}, "classes", "has none"),
         ({"kind": "torchscript"}, "weights", "archive"),
         ({"kind": "torchscript", "weights": "p.pt", "dtype": "float16"}, "dtype", "as it was made to"),
+        ({"kind": "torchscript", "weights": "p.pt", "precision": "fast"}, "precision", "as it was made to"),
+        ({"precision": "fsat"}, "precision", "one of exact, fast, got 'fsat'; did you mean 'fast'?"),
+        ({"precision": "fast", "dtype": "float32"}, "dtype", "float32 is not what `precision: fast`"),
+        ({"precision": "exact", "dtype": "float16"}, "dtype", "float16 is not what `precision: exact`"),
         ({"architecture": ""}, "architecture", "needs one"),
         ({"max_batch": 0}, "max_batch", "greater than or equal to 1"),
         ({"input_size": "640"}, "input_size", "valid integer"),

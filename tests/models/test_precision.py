@@ -1,8 +1,9 @@
-"""The demo detector with a trunk that computes in 16 bits, as `dtype` in the manifest lets it on a GPU."""
+"""The demo's models with trunks that compute in 16 bits, as `precision: fast` lets them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,21 +12,23 @@ import consumer.local
 from consumer.local.scenes import demo_photo
 from consumer.models.architectures import ARCHITECTURES
 from consumer.models.detection import DetectionRunner
-from consumer.models.manifest import load_manifest
-from consumer.models.precision import reduce_trunk
+from consumer.models.manifest import ModelEntry, load_manifest
+from consumer.models.precision import compute_as_told, exact_float32, reduce_trunk, sixteen_bits
 from consumer.models.torch_loader import ready_to_answer
 from pipeline_steps.geometry import overlaps
-from pipeline_steps.models import LocalBoxes
+from pipeline_steps.models import LocalBoxes, Precision
+from tests.models.random_models import network
 
 MODELS = Path(consumer.local.__file__).parent / "models"
 PLANTS = load_manifest(MODELS).models["plants"]
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def plants_on(seed: int, dtype: torch.dtype | None) -> LocalBoxes:
     network = ready_to_answer(PLANTS, MODELS / PLANTS.weights, ARCHITECTURES)
     if dtype is not None:
         reduce_trunk(network, dtype, "cpu")
-    runner = DetectionRunner(network, PLANTS.spec, torch.device("cpu"), 1)
+    runner = DetectionRunner(network, PLANTS.spec, CPU, 1)
     (found,) = runner.run([runner.prepare(demo_photo(seed, 384, 512).pixels)])
     return found
 
@@ -41,3 +44,59 @@ def test_sixteen_bits_find_the_same_plants(dtype: torch.dtype, scores: float) ->
             assert len(sure) > 5
             assert overlaps(sure.xyxy, others.xyxy).max(axis=1).min() >= 0.9
             assert abs(sure.score - others.score[same]).max() <= scores
+
+
+def told(**said: Any) -> ModelEntry:
+    return PLANTS.model_copy(update=said)
+
+
+@pytest.mark.parametrize("capability", ["amx_bf16", "avx512_bf16"])
+def test_a_cpu_that_multiplies_bfloat16_does_so_if_it_is_told_to_be_fast(
+    monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    fast: Any = network("fcos_small", 1)
+    exact: Any = network("fcos_small", 1)
+    before = exact.backbone.forward
+
+    compute_as_told(fast, told(precision=Precision.FAST), CPU)
+    compute_as_told(exact, PLANTS, CPU)
+
+    assert fast.backbone.forward.dtype == torch.bfloat16
+    assert exact.backbone.forward == before
+
+
+def test_another_cpu_computes_in_32_bits_even_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    model: Any = network("fcos_small", 1)
+    before = model.backbone.forward
+
+    compute_as_told(model, told(precision=Precision.FAST), CPU)
+
+    assert model.backbone.forward == before
+
+
+@pytest.mark.parametrize(
+    ("capability", "said", "dtype"),
+    [
+        ((7, 5), {}, torch.float16),
+        ((8, 0), {}, torch.bfloat16),
+        ((8, 9), {}, torch.bfloat16),
+        ((8, 9), {"dtype": "float16"}, torch.float16),
+    ],
+)
+def test_a_gpu_computes_in_the_sixteen_bits_it_is_best_at(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], said: dict[str, str], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+
+    assert sixteen_bits(told(precision=Precision.FAST, **said), GPU) == dtype
+
+
+def test_float32_is_float32_and_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    exact_float32()
+
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
