@@ -155,8 +155,10 @@ class Worker:
             task = asyncio.create_task(self._refuse(deliveries[free:]))
             self._refusing.add(task)
             task.add_done_callback(self._refusing.discard)
-        for delivery in deliveries[:free]:
-            lease, progress = self.keeper.hold(delivery.ack_id), Progress()
+        taken = deliveries[:free]
+        leases = self.keeper.hold([delivery.ack_id for delivery in taken])
+        for delivery, lease in zip(taken, leases, strict=True):
+            progress = Progress()
             task = asyncio.create_task(self._work(delivery, lease, progress), name=delivery.message_id)
             self._tasks[task] = progress
             task.add_done_callback(self._ended)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
 
 from consumer.broker import BrokerError, BrokerUnavailable, LeaseLost
 from consumer.broker.rpc import MAX_IDS_PER_RPC
 
 # More than one, so that a call that hangs does not hold up the acks that come after it.
 _CALLS_AT_ONCE = 4
+
+_Waiting = tuple[str, "asyncio.Future[bool]"]
+"""An ack id, and whoever waits to hear whether it was accepted."""
 
 Send = Callable[[Sequence[str]], Awaitable[frozenset[str]]]
 """Acks these ids and returns those that were refused."""
@@ -24,8 +26,10 @@ class Acks:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._waiting: dict[str, asyncio.Future[bool]] = {}
+        self._waiting: list[_Waiting] = []
         self._calls: set[asyncio.Task[None]] = set()
+        self._called_soon = False
+        """Whether `_dispatch` runs in this turn of the loop anyway."""
         self._closed = False
 
     async def add(self, ack_ids: Sequence[str]) -> None:
@@ -40,12 +44,13 @@ class Acks:
         if self._closed:
             raise BrokerUnavailable("the subscriber is closed")
         loop = asyncio.get_running_loop()
-        accepted = {i: self._waiting.setdefault(i, loop.create_future()) for i in ack_ids}
-        # Not at once: jobs that end in the same turn of the loop share a call.
-        loop.call_soon(self._dispatch)
-        # All are waited for before the first error is raised, so that none is left unheard.
-        await asyncio.wait(accepted.values())
-        lost = [ack_id for ack_id, future in accepted.items() if not future.result()]
+        waiting = [(ack_id, loop.create_future()) for ack_id in ack_ids]
+        self._waiting.extend(waiting)
+        if not self._called_soon and len(self._calls) < _CALLS_AT_ONCE:
+            # Not at once: jobs that end in the same turn of the loop share a call.
+            self._called_soon = True
+            loop.call_soon(self._dispatch)
+        lost = [ack_id for ack_id, accepted in waiting if not await accepted]
         if lost:
             raise LeaseLost(lost)
 
@@ -55,35 +60,33 @@ class Acks:
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
-        for future in self._waiting.values():
+        for _, future in self._waiting:
             _fail(future, BrokerUnavailable("the subscriber was closed before the ack was sent"))
 
     def _dispatch(self) -> None:
-        while self._waiting and len(self._calls) < _CALLS_AT_ONCE:
-            batch = dict(islice(self._waiting.items(), MAX_IDS_PER_RPC))
-            for ack_id in batch:
-                del self._waiting[ack_id]
+        self._called_soon = False
+        while self._waiting and not self._closed and len(self._calls) < _CALLS_AT_ONCE:
+            batch, self._waiting = self._waiting[:MAX_IDS_PER_RPC], self._waiting[MAX_IDS_PER_RPC:]
             call = asyncio.get_running_loop().create_task(self._carry(batch))
             self._calls.add(call)
             call.add_done_callback(self._back)
 
     def _back(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        if not self._closed:
-            self._dispatch()
+        self._dispatch()
 
-    async def _carry(self, batch: dict[str, asyncio.Future[bool]]) -> None:
+    async def _carry(self, batch: Sequence[_Waiting]) -> None:
         try:
-            lost = await self._send(list(batch))
+            lost = await self._send([ack_id for ack_id, _ in batch])
         except BrokerError as error:
-            for future in batch.values():
+            for _, future in batch:
                 _fail(future, error)
         except asyncio.CancelledError:
-            for future in batch.values():
+            for _, future in batch:
                 _fail(future, BrokerUnavailable("the subscriber was closed before the ack was confirmed"))
             raise
         else:
-            for ack_id, future in batch.items():
+            for ack_id, future in batch:
                 if not future.done():
                     future.set_result(ack_id not in lost)
 

@@ -26,6 +26,8 @@ MIN_ACK_DEADLINE: Final = 10.0
 
 _RETRIES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 5.0)
 _LONGEST_PAUSE: Final = 1.0  # the thread turns at least this often, so that its health can be seen
+# What is delivered within this time shares an RPC, and what is over by then needs none.
+_GATHERING: Final = 0.005
 _BACKSTOP: Final = 1.0  # an RPC that breaks its own timeout is given up after this long
 _IDS_PER_RPC: Final = 1000
 
@@ -130,14 +132,14 @@ class LeaseKeeper:
             self._thread.join()
             self._thread = None
 
-    def hold(self, ack_id: str) -> Lease:
-        """Keep this message leased from now on; the first extension is sent at once."""
+    def hold(self, ack_ids: Sequence[str]) -> Sequence[Lease]:
+        """Keep these messages leased from now on; their first extension is sent at once."""
         now = self._clock()
-        lease = Lease(ack_id, self._clock, expires=now + MIN_ACK_DEADLINE, due=now)
+        leases = [Lease(ack_id, self._clock, now + MIN_ACK_DEADLINE, due=now) for ack_id in ack_ids]
         with self._changed:
-            self._leases.add(lease)
-            self._plan(lease, now)
-        return lease
+            self._leases.update(leases)
+            self._wake_by(now)
+        return leases
 
     def release(self, lease: Lease) -> None:
         """Extend it no more. Before the ack or nack, so that no extension follows it."""
@@ -186,11 +188,12 @@ class LeaseKeeper:
             with self._changed:
                 if not self._news and not self._stopping:
                     self._changed.wait(pause)
+            if self._news:
+                time.sleep(_GATHERING)
                 self._news = False
 
-    def _plan(self, lease: Lease, due: float) -> None:
-        """Set when the lease is extended next; wake the thread if it would look too late."""
-        lease.due = due
+    def _wake_by(self, due: float) -> None:
+        """Wake the thread if it would look too late."""
         if due < self._next_look:
             self._news = True
             self._changed.notify()
@@ -216,7 +219,8 @@ class LeaseKeeper:
                 else:
                     pause = _RETRIES[min(lease.failures, len(_RETRIES) - 1)]
                     lease.failures += 1
-                    self._plan(lease, min(lease.due, self._clock() + pause))
+                    lease.due = min(lease.due, self._clock() + pause)
+                    self._wake_by(lease.due)
         for lease in leases:
             while lease.news:
                 lease.news.pop()()
@@ -229,7 +233,8 @@ class LeaseKeeper:
         lease.expires = max(lease.expires, ends) if lease.confirmed else ends
         lease.confirmed = True
         lease.failures = 0
-        self._plan(lease, sent + self._lease_seconds / 4)
+        lease.due = sent + self._lease_seconds / 4
+        self._wake_by(lease.due)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:

@@ -53,7 +53,7 @@ class Line:
 
     def held(self, ack_id: str) -> Lease:
         """A lease whose first extension has succeeded."""
-        lease = self.keeper.hold(ack_id)
+        [lease] = self.keeper.hold([ack_id])
         [rpc] = self.tick()
         rpc.answer.set_result(None)
         return lease
@@ -62,7 +62,7 @@ class Line:
 def test_the_first_extension_is_sent_at_once_and_covers_nothing_before_its_answer() -> None:
     line = Line()
 
-    lease = line.keeper.hold("a")
+    [lease] = line.keeper.hold(["a"])
     [rpc] = line.tick()
 
     assert rpc.ack_ids == ["a"]
@@ -74,8 +74,8 @@ def test_the_first_extension_is_sent_at_once_and_covers_nothing_before_its_answe
 
 def test_messages_that_arrive_together_share_the_first_extension_but_no_later_one() -> None:
     line = Line()
-    for ack_id in "abc":
-        line.keeper.hold(ack_id)
+    line.keeper.hold(["a", "b"])
+    line.keeper.hold(["c"])
 
     [first] = line.tick()
     first.answer.set_result(None)
@@ -99,7 +99,7 @@ def test_a_lease_is_renewed_at_a_quarter_of_its_length() -> None:
 
 def test_a_lease_ends_as_counted_from_the_sending_of_its_extension() -> None:
     line = Line()
-    lease = line.keeper.hold("a")
+    [lease] = line.keeper.hold(["a"])
     [rpc] = line.tick()
 
     line.time += 4
@@ -180,7 +180,7 @@ def test_a_lease_once_over_covers_nothing_although_the_broker_extends_it_again()
 
 def test_a_first_extension_later_than_any_subscriptions_deadline_is_too_late() -> None:
     line = Line()
-    lease = line.keeper.hold("a")
+    [lease] = line.keeper.hold(["a"])
 
     [rpc] = line.tick(after=10.1)
     rpc.answer.set_result(None)
@@ -203,7 +203,7 @@ def test_a_refused_lease_is_lost_and_not_asked_for_again() -> None:
 
 def test_one_refused_lease_among_many_leaves_the_others_extended() -> None:
     line = Line()
-    leases = [line.keeper.hold(ack_id) for ack_id in "abc"]
+    leases = line.keeper.hold(["a", "b", "c"])
     [rpc] = line.tick()
 
     rpc.answer.set_exception(LeaseLost(["b"]))
@@ -214,7 +214,7 @@ def test_one_refused_lease_among_many_leaves_the_others_extended() -> None:
 
 def test_a_failed_first_extension_is_retried_for_each_message_alone() -> None:
     line = Line()
-    leases = [line.keeper.hold(ack_id) for ack_id in "ab"]
+    leases = line.keeper.hold(["a", "b"])
     [rpc] = line.tick()
     rpc.answer.set_exception(BrokerUnavailable("down"))
 
@@ -249,7 +249,7 @@ def test_the_keeper_says_which_lease_ends_first() -> None:
 @pytest.mark.anyio
 async def test_a_fence_waits_for_the_extension_that_is_under_way() -> None:
     line = Line()
-    lease = line.keeper.hold("a")
+    [lease] = line.keeper.hold(["a"])
     [rpc] = line.tick()
     fence = asyncio.create_task(lease.secured(60, timeout=10))
     await asyncio.sleep(0)
@@ -263,7 +263,7 @@ async def test_a_fence_waits_for_the_extension_that_is_under_way() -> None:
 @pytest.mark.anyio
 async def test_a_fence_fails_at_once_when_the_lease_is_lost_and_in_time_when_nothing_is_heard() -> None:
     line = Line()
-    lost, silent = line.keeper.hold("lost"), line.keeper.hold("silent")
+    lost, silent = line.keeper.hold(["lost", "silent"])
     [rpc] = line.tick()
     fence = asyncio.create_task(lost.secured(60, timeout=math.inf))
     await asyncio.sleep(0)
@@ -271,7 +271,7 @@ async def test_a_fence_fails_at_once_when_the_lease_is_lost_and_in_time_when_not
     rpc.answer.set_exception(LeaseLost(["lost", "silent"]))
     assert not await fence
 
-    silent = line.keeper.hold("silent")
+    [silent] = line.keeper.hold(["silent"])
     assert not await silent.secured(60, timeout=0.01)
 
 
@@ -293,7 +293,8 @@ def keeping(
 def hold_one(server: EmbeddedPubSub, subscriber: PubSubSubscriber, keeper: LeaseKeeper, topic: str) -> Lease:
     server.publish(topic, b"photo")
     [delivery] = asyncio.run(subscriber.pull(1))
-    return keeper.hold(delivery.ack_id)
+    [lease] = keeper.hold([delivery.ack_id])
+    return lease
 
 
 def test_a_job_of_80_seconds_has_one_delivery_under_a_deadline_of_10(
@@ -305,7 +306,7 @@ def test_a_job_of_80_seconds_has_one_delivery_under_a_deadline_of_10(
 
     async def job() -> None:
         [delivery] = await subscriber.pull(1)
-        lease = keeper.hold(delivery.ack_id)
+        [lease] = keeper.hold([delivery.ack_id])
         for _ in range(16):
             keeper.tick()
             await asyncio.to_thread(wait_until, lambda: lease.covers(80))

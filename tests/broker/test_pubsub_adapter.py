@@ -314,6 +314,19 @@ class TestAcknowledge:
 
         assert [call.ids for call in server.calls("Acknowledge")] == [50]
 
+    async def test_whose_caller_was_cancelled_goes_out_with_the_others(
+        self, server: EmbeddedPubSub, subscriber: PubSubSubscriber, topic: str, subscription: str
+    ) -> None:
+        ack_ids = await leased(server, subscriber, topic, 3)
+        first, *others = [asyncio.create_task(subscriber.acknowledge([ack_id])) for ack_id in ack_ids]
+        await asyncio.sleep(0)
+
+        first.cancel()
+        await asyncio.gather(*others)
+
+        assert first.cancelled()
+        assert server.backlog(subscription) == 0
+
     async def test_does_not_wait_for_another_one_that_hangs(
         self, server: EmbeddedPubSub, subscriber: PubSubSubscriber, topic: str, subscription: str
     ) -> None:
