@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from consumer.models.pixels import Shown, normalised, of_bytes, padded, shrunk
-from consumer.models.runner import batch_sizes
-from pipeline_steps.artifacts import Boxes, Labels, Pixels, Scores
+from consumer.models.picture_runner import A, PictureRunner
+from consumer.models.pixels import Shown, normalised, of_bytes, padded
+from pipeline_steps.artifacts import Boxes, Labels, Scores
 from pipeline_steps.models import LocalBoxes, ModelSpec
-
-A = TypeVar("A")
 
 LOWEST_SCORE = 0.05
 """Boxes scored lower are not even looked at. The manifest's threshold is only a default of the steps, which
@@ -27,46 +25,18 @@ CPU_BATCH = 1
 the others' pictures waiting."""
 
 
-class TorchvisionRunner(ABC, Generic[A]):
+class TorchvisionRunner(PictureRunner[A]):
     """A torchvision model that finds boxes, and answers in the frame of the pixels it was given.
 
-    Pictures are shrunk until the longer side is the model's input size; smaller ones are never enlarged. The
-    network's own resizing is taken out, so that pixels are resized exactly once.
-
-    Args:
-        model: the network, on its device.
-        spec: what the manifest says of it.
-        device: where it is.
-        max_batch: most pictures in one forward pass.
+    The network's own resizing is taken out, so that pixels are resized exactly once.
     """
 
     def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device, max_batch: int) -> None:
-        self._model = cast(Any, model)
-        self._spec = spec
-        self._device = device
-        self._max_batch = min(max_batch, CPU_BATCH) if device.type == "cpu" else max_batch
+        super().__init__(model, spec, min(max_batch, CPU_BATCH) if device.type == "cpu" else max_batch)
         self._classes = np.array(spec.classes)
         self._model.transform = AsShown(model.transform, device)
         heads = getattr(self._model, "roi_heads", self._model)
         heads.score_thresh = min(spec.threshold, LOWEST_SCORE)
-
-    def costly(self, item: Pixels) -> bool:
-        """Only where it must be shrunk."""
-        return bool(max(item.shape[:2]) > self._spec.input_size)
-
-    def prepare(self, item: Pixels) -> Shown:
-        """Shrink the picture to what the model is shown."""
-        return shrunk(item, self._spec.input_size)
-
-    def bucket(self, ready: Shown) -> Hashable:
-        """The shape it is padded to."""
-        _, height, width = ready.image.shape
-        return padded(height), padded(width)
-
-    def max_batch(self, bucket: Hashable) -> int:
-        """As the manifest says; on a CPU one."""
-        del bucket
-        return self._max_batch
 
     def run(self, batch: Sequence[Shown]) -> list[A]:
         """Return what is found in each picture, by descending score."""
@@ -76,13 +46,6 @@ class TorchvisionRunner(ABC, Generic[A]):
             order = order[found["labels"][order] > 0]  # label 0 is the background
             answers.append(self._answer(shown, {name: values[order].cpu() for name, values in found.items()}))
         return answers
-
-    def warm_up(self) -> None:
-        """Answer grey squares of the model's input size."""
-        side = self._spec.input_size
-        grey = self.prepare(np.full((side, side, 3), 128, np.uint8))
-        for size in batch_sizes(self._max_batch):
-            self.run([grey] * size)
 
     @abstractmethod
     def _answer(self, shown: Shown, found: dict[str, Tensor]) -> A:

@@ -1,0 +1,76 @@
+"""What the runners share that look at pictures; each of them holds only what differs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD
+from consumer.models.pixels import Shown, normalised, of_bytes, padded, shrunk
+from consumer.models.runner import batch_sizes
+from pipeline_steps.artifacts import Pixels
+from pipeline_steps.models import ModelSpec
+
+A = TypeVar("A")
+
+
+class PictureRunner(ABC, Generic[A]):
+    """A network that looks at pictures.
+
+    Pictures are shrunk until the longer side is the model's input size, never enlarged.
+
+    Args:
+        model: the network, on its device.
+        spec: what the manifest says of it.
+        max_batch: most pictures in one forward pass.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, max_batch: int) -> None:
+        self._model = cast(Any, model)
+        self._spec = spec
+        self._max_batch = max_batch
+
+    def costly(self, item: Pixels) -> bool:
+        """Only where it must be shrunk."""
+        return bool(max(item.shape[:2]) > self._spec.input_size)
+
+    def prepare(self, item: Pixels) -> Shown:
+        """Shrink the picture to what the model is shown."""
+        return shrunk(item, self._spec.input_size)
+
+    def bucket(self, ready: Shown) -> Hashable:
+        """The shape it is padded to."""
+        _, height, width = ready.image.shape
+        return padded(height), padded(width)
+
+    def max_batch(self, bucket: Hashable) -> int:
+        """As the manifest says."""
+        del bucket
+        return self._max_batch
+
+    @abstractmethod
+    def run(self, batch: Sequence[Shown]) -> list[A]:
+        """Return the answer to each picture."""
+
+    def warm_up(self) -> None:
+        """Answer grey squares of the model's input size."""
+        side = self._spec.input_size
+        grey = self.prepare(np.full((side, side, 3), 128, np.uint8))
+        for size in batch_sizes(self._max_batch):
+            self.run([grey] * size)
+
+
+class ImageNetRunner(PictureRunner[A]):
+    """A network that takes pictures normalised as ImageNet's are; `device` is where it is."""
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device, max_batch: int) -> None:
+        super().__init__(model, spec, max_batch)
+        self._mean, self._std = of_bytes(IMAGENET_MEAN, device), of_bytes(IMAGENET_STD, device)
+
+    def _normalised(self, batch: Sequence[Shown], height: int, width: int) -> Tensor:
+        return normalised([shown.image for shown in batch], height, width, self._mean, self._std)
