@@ -27,7 +27,8 @@ from consumer.models.sam import SamRunner
 from consumer.models.semantic import SemanticRunner
 from consumer.models.threads import limit_threads
 from consumer.models.torch_device import TorchDevice
-from consumer.models.weights import Builder, WeightCache, load
+from consumer.models.weight_files import CheckedFile, WeightCache
+from consumer.models.weights import Builder, load
 from consumer.storage import ObjectStore
 from pipeline_steps.errors import ModelUnavailable
 from pipeline_steps.models import ModelKind, ModelSpec
@@ -121,7 +122,9 @@ def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:
     return RUNNERS[model.kind](network.to(target), model.spec, target, model.max_batch)
 
 
-def ready_to_answer(model: ModelEntry, file: Path, architectures: Mapping[str, Builder]) -> nn.Module:
+def ready_to_answer(
+    model: ModelEntry, file: Path | CheckedFile, architectures: Mapping[str, Builder]
+) -> nn.Module:
     """Return the network with its weights, laid out for answering: the same answers but for rounding.
 
     Raises:

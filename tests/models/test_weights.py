@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -16,7 +18,8 @@ from torch import nn
 from consumer.models import weights
 from consumer.models.architectures import ARCHITECTURES
 from consumer.models.manifest import Manifest, ModelEntry, load_manifest
-from consumer.models.weights import WeightCache, load
+from consumer.models.weight_files import CheckedFile, WeightCache
+from consumer.models.weights import load
 from consumer.storage import ObjectInfo, StoredObject
 from pipeline_steps.errors import ModelUnavailable, ObjectMissing, StoreUnavailable
 from tests.models.random_models import ModelFolder, network, sha256
@@ -236,7 +239,8 @@ MANIFEST = Manifest("/models", [REMOTE])
 async def fetch(folder: Path, data: bytes | Exception = WEIGHTS) -> tuple[Path, Bucket]:
     bucket = Bucket(data)
     bucket.open.set()
-    return await WeightCache(folder, bucket).fetch(MANIFEST, REMOTE), bucket  # type: ignore[arg-type]
+    found = await WeightCache(folder, bucket).fetch(MANIFEST, REMOTE)  # type: ignore[arg-type]
+    return found.path, bucket
 
 
 def test_remote_weights_are_kept_by_their_sha256(tmp_path: Path) -> None:
@@ -292,7 +296,54 @@ def test_without_a_store_remote_weights_are_unavailable(tmp_path: Path) -> None:
         asyncio.run(WeightCache(tmp_path).fetch(MANIFEST, REMOTE))
 
 
-def test_local_weights_are_used_where_they_are(tmp_path: Path) -> None:
-    manifest = Manifest(str(tmp_path), [entry()])
+def test_local_weights_are_used_where_they_are(file: Path) -> None:
+    model = entry(sha256=sha256(file))
+    manifest = Manifest(str(file.parent), [model])
 
-    assert asyncio.run(WeightCache(tmp_path / "cache").fetch(manifest, entry())) == tmp_path / "m.pt"
+    found = asyncio.run(WeightCache(file.parent / "cache").fetch(manifest, model))
+
+    assert found == CheckedFile.check(model, file)
+    assert found.path == file
+
+
+def test_what_was_begun_early_is_read_once_and_checked_again_for_the_next_load(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bucket = Bucket(WEIGHTS)
+        cache = WeightCache(tmp_path, bucket)  # type: ignore[arg-type]
+        bucket.open.set()
+        cache.begin(MANIFEST, REMOTE)
+        begun = await cache.fetch(MANIFEST, REMOTE)
+        assert bucket.reads == 1
+
+        begun.path.write_bytes(b"somebody else's")
+
+        assert (await cache.fetch(MANIFEST, REMOTE)).path.read_bytes() == WEIGHTS
+        assert bucket.reads == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_was_changed_since_it_was_checked_is_refused(file: Path) -> None:
+    model = entry(sha256=sha256(file))
+    checked = CheckedFile.check(model, file)
+    times = file.stat()
+    with file.open("r+b") as stream:  # of the same size, and as old as before
+        stream.write(b"x")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    with pytest.raises(ModelUnavailable, match=r"cannot be loaded|was changed while it was read"):
+        load(model, checked, ARCHITECTURES)
+    with pytest.raises(ModelUnavailable, match="was changed while it was read"):
+        checked.require_unchanged(model)
+
+
+def test_a_failure_that_nobody_waits_for_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        WeightCache(tmp_path).begin(MANIFEST, REMOTE)  # there is no store
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    gc.collect()
+
+    assert caplog.records == []
