@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo local test lint types check hostile faults soak train clean help
+.PHONY: demo local test lint types check hostile faults soak bench bench-full peers train clean help
 
 help:            ## Show these targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -46,8 +46,17 @@ soak: MINUTES ?= 3
 soak: $(READY)     ## Thousands of messages under random faults, then the accounts compared; MINUTES=10 SEED=7.
 	$(BIN)/python -m tests.faults.soak --write --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+bench: $(READY)    ## Measure beside the peers, within 25 minutes: ONLY=a,c some of it; then write docs/benchmarks.md.
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)); code=$$?; $(BIN)/python -m benchmarks.report && exit $$code
+
+bench-full: $(READY)  ## ViT-B from beginning to end, once a size, beside stock SAM: about 70 minutes.
+	$(BIN)/python -m benchmarks --whole; code=$$?; $(BIN)/python -m benchmarks.report && exit $$code
+
+peers: $(READY)    ## Install the peers of the measurements into an environment of their own.
+	$(BIN)/python -m benchmarks.peers
+
 train: $(READY)  ## Train the demo models anew; see docs/demo-models.md.
 	$(BIN)/python -m tools.train_demo_models
 
 clean:           ## Remove what these targets made.
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) .venv-peers demo-out

@@ -1,10 +1,10 @@
-"""All measurements, one after the other: `python -m benchmarks [--only a,c] [--full]`.
+"""All measurements, one after the other: `python -m benchmarks [--only a,c] [--whole | --full]`.
 
 Each program runs in a process of its own: one that fails, or takes too long, does not stop the others. At the
 end stands what was measured and whether its target is met. The exit code is 0 if all programs ran, targets
 met or not: a missed target is a result, a program that did not run is none.
 
-`--full` runs ViT-B whole besides, once a size, which takes an hour more.
+`--whole` is what takes an hour: ViT-B from beginning to end, once a size. `--full` is both.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run what is asked for; return the exit code."""
     words = parser(__doc__)
     words.add_argument("--only", metavar="a,c", help="only these questions (default: all)")
-    words.add_argument("--full", action="store_true", help="ViT-B whole besides: an hour more")
+    length = words.add_mutually_exclusive_group()
+    length.add_argument("--whole", action="store_true", help="only what takes long: ViT-B whole")
+    length.add_argument("--full", action="store_true", help="that too")
     words.add_argument("--list", action="store_true", help="only say which questions there are")
     options = words.parse_args(arguments)
     options.out = options.out.resolve()
@@ -116,16 +118,17 @@ def main(arguments: Sequence[str]) -> int:
         print(busy, file=sys.stderr)
         return 2
 
-    programs = [(PEERS, "the environment of the peers; made once")] + [
+    peers = [] if options.whole else [(PEERS, "the environment of the peers; made once")]
+    programs = peers + [
         (program, f"{question.id}: {question.title}")
         for question in questions
         for program in question.programs
-        if options.full or not program.only_full
+        if options.full or program.is_long == options.whole
     ]
     began, ran = time.time(), []
-    for number, (program, what) in enumerate(programs):
+    for number, (program, what) in enumerate(programs, start=1):
         name = " ".join((program.module, *program.arguments))
-        print(f"\n[{number}/{len(programs) - 1}] {name}: {what}", flush=True)
+        print(f"\n[{number}/{len(programs)}] {name}: {what}", flush=True)
         ran.append(run(program, options))
         print(f"{name}: {ran[-1].trouble or 'done'} after {ran[-1].seconds:.0f} s", flush=True)
 

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,8 @@ from benchmarks.method import (
     require_quiet,
     write,
 )
-from benchmarks.processes import PEERS_PYTHON, line
+from benchmarks.peers.environment import PYTHON, is_ready
+from benchmarks.processes import line
 from consumer.local.scenes import demo_photo
 from consumer.models.manifest import load_manifest, parse_manifest
 from consumer.models.pool import ModelPool
@@ -314,7 +316,7 @@ def add_sahi(words: argparse.ArgumentParser) -> None:
     words.add_argument(
         "--sahi",
         metavar="PYTHON",
-        default=str(PEERS_PYTHON) if PEERS_PYTHON.exists() else None,
+        default=str(PYTHON) if is_ready() else None,
         help="the Python of an environment with sahi (default: the peers' environment, if it was made)",
     )
 
@@ -329,7 +331,9 @@ def main() -> None:
     bound_allocator()  # as `mlworker run` does
     torch.set_num_threads(1)
     rows = batching(options)
-    if options.sahi:
+    if not options.sahi:
+        print("without SAHI: python -m benchmarks.peers installs it", file=sys.stderr)
+    else:
         with Sahi(options.sahi) as sahi, tempfile.TemporaryDirectory() as folder:
             rows += merging_beside(sahi, Path(folder), options)
             rows += photos_beside(sahi, Path(folder), options)

@@ -17,6 +17,7 @@ A benchmark is a program that is used like the others:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
 import json
 import os
@@ -77,6 +78,18 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """How one thing depends on another."""
+
+    across: str
+    """What it depends on, with its unit."""
+    up: str
+    """What it is, with its unit."""
+    points: Mapping[str, Sequence[tuple[float, float]]]
+    """By what is compared: (x, y), by growing x."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One figure as it is committed."""
 
@@ -89,6 +102,8 @@ class Row:
     peer_versions: Mapping[str, str] = field(default_factory=dict)
     """Of peers that live in an environment of their own."""
     note: str = ""
+    curve: Curve | None = None
+    """What its picture shows."""
 
     def as_json(self, *, busy: bool = False) -> dict[str, object]:
         """Return the row as `results/*.json` holds it; `busy` if others used the machine meanwhile."""
@@ -101,6 +116,7 @@ class Row:
             "met": self.target.is_met(self.figure) if self.target else None,
             "peers": {name: round(value, 4) for name, value in self.peers.items()},
             "note": self.note,
+            "curve": dataclasses.asdict(self.curve) if self.curve else None,
             "date": dt.datetime.now(dt.UTC).date().isoformat(),
             "busy": busy,
             "machine": machine(),

@@ -6,11 +6,8 @@ import os
 import select
 import signal
 import subprocess
-from pathlib import Path
 from typing import IO
 
-PEERS_PYTHON = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
-"""Of the peers' environment, which `python -m benchmarks.peers` makes."""
 LONGEST = 600.0
 """Seconds that nobody needs for an answer."""
 _LAST_WORDS = 5.0

@@ -14,8 +14,8 @@ class Program:
     minutes: float
     """What it takes on two cores; it is ended when it takes four times that."""
     arguments: tuple[str, ...] = ()
-    only_full: bool = False
-    """Whether it runs with `--full` alone."""
+    is_long: bool = False
+    """Whether it runs only when asked to: with `--whole` or `--full`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ QUESTIONS = (
         "stages by the formula in `benchmarks/d_sam.py`; rows marked *whole* ran from beginning to end.",
         (
             Program("d_sam", 5),
-            Program("d_sam", 70, ("--whole",), only_full=True),
+            Program("d_sam", 70, ("--whole",), is_long=True),
         ),
     ),
     Question(
