@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -50,13 +51,15 @@ from consumer.running import Runner
 from consumer.settings import InvalidSettings, Settings
 from consumer.sources import SourceRules
 from consumer.storage import ObjectStore
+from consumer.turns import Turns, tenant_of
 from consumer.worker import Worker
 from pipeline_steps.registry import StepRegistry, load_steps
 
 log = structlog.get_logger()
 
 SLOTS_PER_DEVICE = 4
-"""Enough to fetch, decode and deliver beside the pictures that are on the device."""
+"""Enough to fetch, decode and deliver beside the pictures that are on the device. One more is for a tenant
+that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ async def open_worker(
         manifest = await read_manifest(settings.model_path, store)
         check_routes(routes, steps, manifest.specs(), settings.input_buckets)
         devices = settings.devices or await asyncio.to_thread(_all_devices)
-        slots = settings.slots or SLOTS_PER_DEVICE * len(devices)
+        slots = settings.slots or SLOTS_PER_DEVICE * len(devices) + 1
         loop = asyncio.get_running_loop()
 
         def on_broken(why: str) -> None:
@@ -167,7 +170,6 @@ async def open_worker(
             bucket=settings.bucket,
             max_attempts=settings.max_attempts,
             pipeline_timeout=settings.pipeline_timeout,
-            tenant_concurrency=settings.tenant_concurrency or slots,
             fence=fence,
             failing=Failing(
                 rules, ledger, backend, giving_up, patience, fence, settings.bucket, settings.max_attempts
@@ -188,7 +190,7 @@ async def open_worker(
             subscriber,
             keeper,
             handler,
-            slots,
+            Turns(slots, settings.tenant_concurrency, partial(tenant_of, routes=routes)),
             settings.drain_timeout,
             settings.drain_mode,
             pauses=lambda: next(iter(patience.outages.values()), "") or brake.why,

@@ -7,7 +7,6 @@ an `Outcome`; only the worker speaks to the broker about it.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,8 +44,6 @@ from pipeline_steps.registry import StepRegistry
 log = structlog.get_logger()
 T = TypeVar("T")
 
-TENANT_BUSY = 5.0
-"""Seconds after which a message comes again whose tenant holds all the slots it may."""
 CLAIM_LOOK = 2.0
 """Seconds between two looks at whether another worker is done with the same job."""
 
@@ -70,7 +67,6 @@ class Handler:
     bucket: str
     max_attempts: int
     pipeline_timeout: float
-    tenant_concurrency: int
     fence: Fence
     failing: Failing
     claim_patience: float
@@ -79,7 +75,6 @@ class Handler:
     durations: Durations = field(default_factory=Durations)
     gate: RunGate = field(default_factory=RunGate)
     copies: Copies = field(default_factory=Copies)
-    _of_tenant: Counter[str] = field(default_factory=Counter)
 
     async def handle(self, delivery: Delivery, lease: Lease, progress: Progress) -> Outcome:
         """Handle one delivery, and never raise but for cancellation."""
@@ -121,19 +116,10 @@ class Handler:
             log.warning("message_warning", warning=warning)
             self.on_warning()
         await reach(Point.PARSED)
-        tenant = job.ids.tenant_id
-        if self._of_tenant[tenant] >= self.tenant_concurrency:
-            return Outcome(Settle.HAND_BACK, "tenant_busy", TENANT_BUSY)
         if self.patience.is_taken(self.backend.destination(job)):
             return Outcome(Settle.HAND_BACK, "callback_host_away", WAIT_AGAIN)
-        self._of_tenant[tenant] += 1
-        try:
-            async with self.copies.one_at_a_time(job.result_id):
-                return await self._claim_and_work(handling, job, pipeline)
-        finally:
-            self._of_tenant[tenant] -= 1
-            if not self._of_tenant[tenant]:
-                del self._of_tenant[tenant]  # names that messages choose must not pile up
+        async with self.copies.one_at_a_time(job.result_id):
+            return await self._claim_and_work(handling, job, pipeline)
 
     async def _claim_and_work(self, handling: Handling, job: Job, pipeline: Pipeline) -> Outcome:
         """Look up what was done, as the only worker that may go on with it."""

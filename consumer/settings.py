@@ -80,7 +80,9 @@ class Settings(BaseSettings):
     )
 
     # Limits
-    slots: PositiveInt | None = Field(None, description="Pipelines at a time; by default 4 for each device.")
+    slots: PositiveInt | None = Field(
+        None, description="Pipelines at a time; by default 4 for each device, and one more."
+    )
     max_attempts: PositiveInt = Field(5, description="Tries of a message whose failures are transient.")
     hold_timeout: PositiveFloat = Field(7200.0, description="How long an outage is waited through.")
     pipeline_timeout: PositiveFloat = Field(1800.0, description="For one run of a pipeline.")
@@ -110,7 +112,11 @@ class Settings(BaseSettings):
     claim_check_bytes: PositiveInt = Field(
         9_000_000, description="Larger results are published by reference."
     )
-    tenant_concurrency: PositiveInt | None = Field(None, description="Slots one tenant may hold.")
+    tenant_concurrency: PositiveInt | None = Field(
+        None,
+        description="Slots one tenant may hold; by default all but one (of 3 or more), which is for a tenant "
+        "that has none.",
+    )
 
     # Operation
     failpoints: str | None = Field(None, description="For tests in local mode: where to fail, and how.")

@@ -1,6 +1,7 @@
 """The worker's life: pull what fits, handle it, settle it; and on SIGTERM drain.
 
-Nothing is leased beyond the free slots, so no message waits here while another pod is idle.
+Nothing is leased beyond the free slots, so no message waits here while another pod is idle; only where one
+tenant's backlog would keep others waiting is more looked at, and most of it handed back (`turns.py`).
 
 The order of draining, and why:
 
@@ -20,6 +21,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol
 
 import structlog
@@ -29,6 +31,7 @@ from consumer.broker.leases import Lease, LeaseKeeper
 from consumer.failpoints import Point, reach
 from consumer.outcomes import Outcome, Settle
 from consumer.progress import Progress, Stage
+from consumer.turns import LOOK_AFTER, Turn, Turns
 
 log = structlog.get_logger()
 
@@ -51,12 +54,12 @@ class Handles(Protocol):
 
 @dataclass
 class Worker:
-    """Pulls from one subscription, and lets at most `slots` messages be handled at a time."""
+    """Pulls from one subscription, and lets at most as many messages be handled as there are slots."""
 
     subscriber: Subscriber
     keeper: LeaseKeeper
     handler: Handles
-    slots: int
+    turns: Turns
     drain_timeout: float
     drain_mode: Literal["finish", "abort"] = "finish"
     pauses: Callable[[], str] = lambda: ""
@@ -114,14 +117,16 @@ class Worker:
         failures = 0
         while not self.is_draining:
             self._changed.clear()
-            if self.busy >= self.slots:
-                await self._changed.wait()
+            self._hand_back_overdue()
+            most = self.turns.wanted()
+            if not most:
+                await self._wait_for_change(LOOK_AFTER if self.turns.in_hand else None)
                 continue
             if self.pauses():
                 await self._wait(_PAUSE_LOOK)
                 continue
             try:
-                deliveries = await self._pull(self.slots - self.busy)
+                deliveries = await self._pull(most)
             except BrokerError as error:
                 self.trouble = str(error)
                 self.is_pulling = not isinstance(error, BrokerMisconfigured)
@@ -130,7 +135,7 @@ class Worker:
                 failures += 1
                 continue
             failures, self.trouble, self.is_pulling = 0, "", True
-            self._start(deliveries)
+            self._take(deliveries, most)
 
     async def _pull(self, most: int) -> Sequence[Delivery]:
         """Pull, but return at once with nothing when the worker is to stop."""
@@ -147,31 +152,52 @@ class Worker:
             # A pull that was cancelled hands back by itself what it may still get.
             pull.cancel()
 
-    def _start(self, deliveries: Sequence[Delivery]) -> None:
-        free = self.slots - self.busy
-        if len(deliveries) > free:
+    def _take(self, deliveries: Sequence[Delivery], asked_for: int) -> None:
+        if len(deliveries) > asked_for:
             # The broker's idea of how many were asked for is not ours.
-            log.warning("too_many_delivered", asked_for=free, delivered=len(deliveries))
-            task = asyncio.create_task(self._refuse(deliveries[free:]))
+            log.warning("too_many_delivered", asked_for=asked_for, delivered=len(deliveries))
+            self._hand_back(deliveries[asked_for:], 0)
+        found = self.turns.sort(deliveries[:asked_for])
+        held = [delivery.ack_id for delivery, _ in found.begin] + [it.delivery.ack_id for it in found.keep]
+        leases = iter(self.keeper.hold(held))
+        for delivery, turn in found.begin:
+            self._begin(delivery, next(leases), turn)
+        for waiting in found.keep:
+            waiting.lease.append(next(leases))
+        for seconds, these in found.rest.items():
+            self._hand_back(these, seconds)
+
+    def _begin(self, delivery: Delivery, lease: Lease, turn: Turn) -> None:
+        progress = Progress()
+        task = asyncio.create_task(self._work(delivery, lease, progress), name=delivery.message_id)
+        self._tasks[task] = progress
+        task.add_done_callback(partial(self._ended, turn))
+
+    def _hand_back_overdue(self) -> None:
+        for held, seconds in self.turns.overdue():
+            self.keeper.release(held.lease[0])
+            self._hand_back([held.delivery], seconds)
+
+    def _hand_back(self, deliveries: Sequence[Delivery], seconds: int) -> None:
+        """Let these come again after so many seconds; the answer is waited for at the end only."""
+        if deliveries:
+            task = asyncio.create_task(self._refuse([delivery.ack_id for delivery in deliveries], seconds))
             self._refusing.add(task)
             task.add_done_callback(self._refusing.discard)
-        taken = deliveries[:free]
-        leases = self.keeper.hold([delivery.ack_id for delivery in taken])
-        for delivery, lease in zip(taken, leases, strict=True):
-            progress = Progress()
-            task = asyncio.create_task(self._work(delivery, lease, progress), name=delivery.message_id)
-            self._tasks[task] = progress
-            task.add_done_callback(self._ended)
 
-    async def _refuse(self, deliveries: Sequence[Delivery]) -> None:
+    async def _refuse(self, ack_ids: Sequence[str], seconds: int) -> None:
         try:
-            await self.subscriber.modify_deadline([delivery.ack_id for delivery in deliveries], 0)
+            await self.subscriber.modify_deadline(ack_ids, seconds)
         except BrokerError as error:
-            log.warning("settle_failed", settle="HAND_BACK", reason="too_many_delivered", error=str(error))
+            log.warning("settle_failed", settle="HAND_BACK", reason="no_slot", error=str(error))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, turn: Turn, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         self._lingering_since.pop(task, None)
+        self.turns.end(turn)
+        if not self.is_draining:
+            for held, following in self.turns.whose_turn():
+                self._begin(held.delivery, held.lease[0], following)
         self._changed.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("worker_failed", exc_info=task.exception())
@@ -210,8 +236,16 @@ class Worker:
 
     async def _drain(self) -> None:
         self.is_pulling = False
-        if not self._tasks:
-            return
+        waiting = self.turns.let_go()
+        for held in waiting:
+            self.keeper.release(held.lease[0])
+        self._hand_back([held.delivery for held in waiting], 0)
+        if self._tasks:
+            await self._drain_tasks()
+        if self._refusing:
+            await asyncio.wait(self._refusing, timeout=ABORT_HAND_BACK)
+
+    async def _drain_tasks(self) -> None:
         await asyncio.sleep(0)  # a task cancelled before its first turn would hand nothing back
         is_abort = self.drain_mode == "abort"
         timeout = min(self.drain_timeout, ABORT_DELIVERY) if is_abort else self.drain_timeout
@@ -226,6 +260,14 @@ class Worker:
         if unfinished:
             log.warning("handing_back", messages=len(unfinished))
             await asyncio.wait(unfinished, timeout=ABORT_HAND_BACK if is_abort else HAND_BACK_TIMEOUT)
+
+    async def _wait_for_change(self, seconds: float | None) -> None:
+        """Wait until a slot was given back, the worker is to stop, or the time is over."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
 
     async def _wait(self, seconds: float) -> None:
         """Wait, but no longer than until the worker is to stop."""

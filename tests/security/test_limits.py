@@ -104,7 +104,6 @@ def test_one_tenant_does_not_take_every_slot(play, toys):
             await site.until(lambda: sum(toys.runs.values()) == 1, "the first to run")
             site.publish(other)
             await site.until(lambda: "succeeded" in site.reasons(), "the other tenant's message")
-            assert "tenant_busy" in site.reasons()
             assert sum(toys.runs[body["image_id"]] for body in greedy) == 1
             toys.gate.set()
         assert toys.runs[other["image_id"]] == 1
