@@ -5,7 +5,7 @@ Each kind of work is done once, ten times and a hundred times as much, with the 
 - `messages`: a worker's process gets 2, 20 and 200 messages a second: broker, bucket, a pipeline on a
   simulated device, result, callback, ack. What it costs when nothing comes is taken off.
 - `tenants`: the same worker empties a backlog of 8 messages of each of 1, 10 and 100 tenants.
-- `pixels`: JPEGs of 1, 10 and 100 megapixels are decoded.
+- `pixels`: JPEGs of 0.48, 4.8 and 48 megapixels are decoded.
 - `tiles`: pictures of these sizes are cut into tiles, a device that only pretends answers eight boxes for
   each tile, and these are merged.
 - `boxes`: 1 000, 10 000 and 100 000 boxes are merged, on a field that grows with them.
@@ -28,9 +28,9 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import numpy as np
@@ -64,6 +64,7 @@ from consumer.models.simulated import SimulatedDevice, SimulatedLoader, Simulate
 from consumer.pipeline.execute import execute
 from consumer.pipeline.parse import parse
 from consumer.pipeline.run import Run
+from consumer.pixel_buffers import PixelBuffers
 from contracts.pipeline import GroupDefinition, PipelineDefinition, StepDefinition
 from pipeline_steps.artifact import Artifacts
 from pipeline_steps.artifacts import Detections, Image, Pixels
@@ -79,6 +80,7 @@ from tests.peers import free_port
 from tests.pipeline_steps.fakes import context
 
 FACTORS = (1, 10, 100)
+PHOTOS = {1: (600, 800), 10: (2000, 2400), 100: (6000, 8000)}
 MOST = 1.1
 """Of a unit's cost at a hundred times the work, over its cost at first."""
 SECONDS = 4.0
@@ -109,8 +111,8 @@ class Growing(NamedTuple):
 KINDS = {
     "messages": Growing("messages a second", "messages a second", A_SECOND, "message", 3),
     "tenants": Growing("tenants that send messages", "tenants", 1, "message", 3),
-    "pixels": Growing("pixels that are decoded", "megapixels", 1, "megapixel", BLOCKS),
-    "tiles": Growing("pixels that are looked at in tiles", "megapixels", 1, "megapixel", BLOCKS),
+    "pixels": Growing("pixels that are decoded", "megapixels", 0.48, "megapixel", BLOCKS),
+    "tiles": Growing("pixels that are looked at in tiles", "megapixels", 0.48, "megapixel", BLOCKS),
     "boxes": Growing("boxes that are merged", "boxes", 1_000, "box", BLOCKS),
     "chain": Growing("elements of a chain", "elements", 5, "element", BLOCKS),
     "group": Growing("branches of a group", "elements", 5, "element", BLOCKS),
@@ -130,23 +132,39 @@ def each(work: Callable[[], object], seconds: float = 0.2) -> float:
 # -------------------------------------------------------------------------------------------- pictures, boxes
 
 
-@cache
-def picture(megapixels: int) -> Pixels:
-    """Return a photo of that size, each megapixel like the others."""
-    rows, columns = {1: (1, 1), 10: (2, 5), 100: (10, 10)}[megapixels]
-    return photo(1000 * rows, 1000 * columns)
+def megapixels(factor: int) -> float:
+    """Return how many a photo has."""
+    height, width = PHOTOS[factor]
+    return height * width / 1e6
 
 
 @cache
-def file(megapixels: int) -> bytes:
+def picture(factor: int) -> Pixels:
+    """Return a photo of that size, each part of it like the others."""
+    height, width = PHOTOS[factor]
+    return np.ascontiguousarray(photo(6000, 8000)[:height, :width])
+
+
+@cache
+def file(factor: int) -> bytes:
     """Return it as a JPEG."""
-    return encode_jpeg(picture(megapixels), 88)
+    return encode_jpeg(picture(factor), 88)
 
 
 def decoded(factor: int) -> float:
-    """Decode a photo; of each megapixel."""
-    data = file(factor)
-    return each(lambda: read_image(data, max_pixels=1 << 30, name="photo")) / factor
+    """Decode a photo, into memory that is used again as the worker does; of each megapixel."""
+    data, buffers = file(factor), PixelBuffers()
+    decode = partial(read_image, data, max_pixels=1 << 30, name="photo", memory=buffers.take)
+    return each(decode) / megapixels(factor)
+
+
+class Forgetful(SimulatedRunner):
+    """One that keeps no account of its batches: what it keeps would be measured too."""
+
+    def run(self, batch: Sequence[Any]) -> list[Any]:
+        """Answer."""
+        self.batches.clear()
+        return super().run(batch)
 
 
 @asynccontextmanager
@@ -157,7 +175,7 @@ async def plants(found: LocalBoxes) -> AsyncIterator[ModelPool]:
         b"sha256: '" + b"0" * 64 + b"', classes: [plant], input_size: 640}]",
         base="",
     )
-    loader = SimulatedLoader({"plants": SimulatedRunner(lambda _: found)})
+    loader = SimulatedLoader({"plants": Forgetful(lambda _: found)})
     pool = ModelPool(manifest, [SimulatedDevice()], loader)
     await pool.start()
     try:
@@ -179,7 +197,7 @@ def looked_at(factor: int) -> float:
                 times += 1
             return (time.process_time() - began) / times
 
-    return asyncio.run(spent()) / factor
+    return asyncio.run(spent()) / megapixels(factor)
 
 
 @cache
