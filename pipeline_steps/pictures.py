@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,25 +15,61 @@ Pixels = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
 
+class Unread(Protocol):
+    """Pixels, as long as they need not be there: parts of it are made as an array's are, and then read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and 3."""
+        ...
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> Unread:
+        """Return a part of it; nothing is read."""
+        ...
+
+    def read(self) -> Pixels:
+        """Read it.
+
+        Raises:
+            UnreadableImage: the file is damaged here.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Image(Artifact):
     """A picture, or a part of one that remembers where it came from."""
 
-    pixels: Pixels
+    source: Pixels | Unread
+    """Unread only of large pictures, and only if all steps that look at the picture say `in_windows`."""
     x: int = 0
     """The left edge's place in the full image."""
     y: int = 0
     """The top edge's place in the full image."""
 
     @property
+    def pixels(self) -> Pixels:
+        """They are read now, if they were not: then not on the event loop, and not of more than is needed.
+
+        Raises:
+            UnreadableImage: the file is damaged here.
+        """
+        return self.source if isinstance(self.source, np.ndarray) else self.source.read()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its pixels are there."""
+        return isinstance(self.source, np.ndarray)
+
+    @property
     def height(self) -> int:
         """In pixels."""
-        return int(self.pixels.shape[0])
+        return self.source.shape[0]
 
     @property
     def width(self) -> int:
         """In pixels."""
-        return int(self.pixels.shape[1])
+        return self.source.shape[1]
 
     def crop(self, box: Sequence[float] | npt.NDArray[np.float32]) -> Image:
         """Return the part inside `box` (full-image pixels), rounded and clamped to this image.
@@ -45,7 +82,7 @@ class Image(Artifact):
         top = min(max(y1 - self.y, 0), self.height - 1)
         right = min(max(x2 - self.x, left + 1), self.width)
         bottom = min(max(y2 - self.y, top + 1), self.height)
-        return Image(self.pixels[top:bottom, left:right], self.x + left, self.y + top)
+        return Image(self.source[top:bottom, left:right], self.x + left, self.y + top)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType, ModuleType, NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -87,6 +87,8 @@ class Step:
     writes: tuple[type[Artifact], ...]
     params_argument: str | None
     context_argument: str | None
+    in_windows: bool = False
+    """Whether of the picture it needs no more than its size, or parts of it one after the other."""
 
     @property
     def requires(self) -> Kinds:
@@ -165,11 +167,15 @@ STEPS = StepRegistry()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def step(name: str, *, registry: StepRegistry = STEPS) -> Callable[[F], F]:
-    """Register a function as the step `name`; the function itself is unchanged."""
+def step(name: str, *, registry: StepRegistry = STEPS, in_windows: bool = False) -> Callable[[F], F]:
+    """Register a function as the step `name`; the function itself is unchanged.
+
+    `in_windows` says that it never looks at all of `Image.pixels`, only at those of crops: then a very large
+    picture need not be decoded whole for it.
+    """
 
     def register(function: F) -> F:
-        registry.add(_read_signature(name, function))
+        registry.add(replace(_read_signature(name, function), in_windows=in_windows))
         return function
 
     return register

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from contracts.pipeline import OnError
 from pipeline_steps.artifact import Artifact
-from pipeline_steps.artifacts import Crops, Detections, Segments
+from pipeline_steps.artifacts import Crops, Detections, Image, Segments
 from pipeline_steps.registry import Step, StepParams
 
 
@@ -88,6 +88,13 @@ class Pipeline:
     def kind(self) -> Hashable:
         """What runs of equal length have in common, as far as it can be known before."""
         return tuple((call.step.name, call.params.model_dump_json()) for call in self.calls())
+
+    @property
+    def in_windows(self) -> bool:
+        """Whether no step needs the whole picture at once; what a map cuts out of it would be read anew."""
+        return not any(isinstance(node, Map) for node in _nodes(self.root)) and all(
+            call.step.in_windows for call in self.calls() if Image in call.step.reads.values()
+        )
 
     def reads(self, kind: type[Artifact]) -> bool:
         """Tell whether some step reads that artifact, be it optionally."""

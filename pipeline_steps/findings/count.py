@@ -20,7 +20,7 @@ class CountParams(StepParams):
     )
 
 
-@step("count")
+@step("count", in_windows=True)
 def count(
     image: Image,
     detections: Detections | None,

@@ -14,6 +14,7 @@ Decisions that pictures depend on:
 - **JPEG** goes through simplejpeg, which decodes straight into the array with the GIL released. The rare
   subsamplings it does not know go through Pillow, which sees a missing end, but no damage before it.
   Peak memory is the picture itself, also while one is turned: `turning.py` does it in place.
+- **TIFFs of 50 megapixels and more** may be read window by window instead: `tiff_windows.py`.
 - **At full size.** libjpeg could halve a picture while it decodes, but not as steps shrink it, and every step
   speaks of full-size pixels.
 - **HEIF** is turned by its decoder: rotation is part of the format, and EXIF only repeats it. So the size is
@@ -121,7 +122,7 @@ def read_image(data: bytes, *, max_pixels: int, name: str, memory: Memory | None
     try:
         size = stored_size(data, image_format)
         if size is not None:
-            _check_size(size, max_pixels)
+            check_size(size, max_pixels)
         if image_format == "JPEG":
             return _read_jpeg(data, jpeg_facts(data), max_pixels, memory or fresh)
         if image_format == "HEIF":
@@ -136,7 +137,12 @@ def fresh(height: int, width: int, channels: int) -> Pixels:
     return np.empty((height, width, channels), np.uint8)
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse a picture of no pixels, or of too many.
+
+    Raises:
+        UnreadableImage: it is one; the message needs the picture's name added.
+    """
     width, height = size
     if not width or not height:
         raise UnreadableImage(f"its header says {width} x {height} pixels, at least 1 x 1 was expected")
@@ -188,7 +194,7 @@ def _read_with_pillow(
         if isinstance(image, TiffImageFile):
             size = _tiff_size(image, max_pixels)
             orientation = _whole_number(image.tag_v2.get(0x0112, UPRIGHT))
-        _check_size(size, max_pixels)
+        check_size(size, max_pixels)
         image.load()
         if image_format == "PNG":
             check_rows(data)
@@ -227,7 +233,7 @@ def _read_heif(data: bytes, max_pixels: int, memory: Memory) -> DecodedImage:
         ) from None
     with _decoding("HEIF", data):
         stored = heif.open_heif(data, convert_hdr_to_8bit=True)
-        _check_size(stored.size, max_pixels)
+        check_size(stored.size, max_pixels)
         if stored.mode == "RGB":  # as cameras write: by way of Pillow it would be held twice more
             return _decoded(np.array(stored), UPRIGHT, "HEIF")
         return _decoded(_pixels_of(to_rgb(stored.to_pillow()), memory), UPRIGHT, "HEIF")

@@ -32,7 +32,7 @@ _ITEMS_AT_ONCE = 1 << 16
 # The orientations whose rows, whose columns are stored the other way round, and those that lie on their side.
 _ROWS_REVERSED = {3, 4, 6, 7}
 _COLUMNS_REVERSED = {2, 3, 7, 8}
-_ON_ITS_SIDE = {5, 6, 7, 8}
+ON_ITS_SIDE = {5, 6, 7, 8}
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -47,7 +47,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     """
     stored = pixels.view("V3")[..., 0]
     rows, columns = orientation in _ROWS_REVERSED, orientation in _COLUMNS_REVERSED
-    if orientation in _ON_ITS_SIDE:
+    if orientation in ON_ITS_SIDE:
         parts = _parts(*stored.shape)
         turned = _turned_in_place(stored, parts, rows, columns) if parts else _turned(stored, rows, columns)
     elif rows or columns:
@@ -57,6 +57,27 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
         return pixels
     height, width = turned.shape
     return turned.view(np.uint8).reshape(height, width, 3)
+
+
+def stored_window(
+    window: tuple[int, int, int, int], stored: tuple[int, int], orientation: int
+) -> tuple[int, int, int, int]:
+    """Return where a window of the upright picture is stored, so that `upright` makes the window of it.
+
+    Args:
+        window: left, top, right and bottom in the upright picture.
+        stored: width and height as stored.
+        orientation: 1 to 8.
+    """
+    left, top, right, bottom = window
+    if orientation in ON_ITS_SIDE:
+        left, top, right, bottom = top, left, bottom, right
+    width, height = stored
+    if orientation in _COLUMNS_REVERSED:
+        left, right = width - right, width - left
+    if orientation in _ROWS_REVERSED:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
 
 
 def _parts(height: int, width: int) -> int | None:

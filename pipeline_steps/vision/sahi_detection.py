@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from pipeline_steps.artifacts import Crops, Detections, Image, Segments
+from pipeline_steps.artifacts import Crops, Detections, Image, Pixels, Segments
 from pipeline_steps.context import StepContext
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.geometry import Metric, tiles
@@ -73,7 +73,7 @@ class _Tile:
     image: Image
 
 
-@step("sahi_detection")
+@step("sahi_detection", in_windows=True)
 async def detect_in_tiles(
     image: Image,
     segments: Segments | None,
@@ -84,12 +84,15 @@ async def detect_in_tiles(
     """Find small things in large pictures: tile by tile at full resolution, then merged.
 
     Tiles and merging are SAHI's (see `tiles` and `merging.py`). The tiles of all segments go to the model
-    together; merging stays inside each segment. Everything else is as in `detection`.
+    together; merging stays inside each segment. Everything else is as in `detection`. Of a large TIFF only
+    the tiles of a few calls are decoded at a time, if no other step needs more of it; a pass over the whole
+    picture (`perform_standard_pred`) does hold all of it for a moment.
 
     Raises:
         InvalidInput: the picture would make more than 10 000 tiles.
         DeadlineExceeded: the time was over between two calls to the model.
         ModelUnavailable, ModelMismatch, DeviceOverloaded: from the model.
+        UnreadableImage: a large TIFF that was not decoded before is damaged.
     """
     where = views(image, segments, crops, params.segment_type)
     if not where:
@@ -102,7 +105,7 @@ async def detect_in_tiles(
     for start in range(0, len(cut), TILES_AT_ONCE):
         ctx.deadline.check()
         some = cut[start : start + TILES_AT_ONCE]
-        answers = await ctx.models.detect(params.model, [tile.image.pixels for tile in some])
+        answers = await ctx.models.detect(params.model, await _shown(some))
         for tile, boxes in zip(some, answers, strict=True):
             kept = chosen(boxes, least, params.classes)
             found[tile.view].append(_moved(kept, tile.image, where[tile.view].image))
@@ -129,6 +132,15 @@ def _cut(where: list[View], params: SahiDetectionParams) -> list[_Tile]:
         if params.perform_standard_pred and len(boxes) > 1:
             cut.append(_Tile(number, whole))
     return cut
+
+
+async def _shown(some: list[_Tile]) -> list[Pixels]:
+    """Return the tiles' pixels: views of a decoded picture; of one that is not, they are decoded now."""
+
+    def pixels() -> list[Pixels]:
+        return [tile.image.pixels for tile in some]
+
+    return pixels() if all(tile.image.is_read for tile in some) else await asyncio.to_thread(pixels)
 
 
 def _moved(boxes: LocalBoxes, tile: Image, view: Image) -> LocalBoxes:

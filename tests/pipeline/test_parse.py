@@ -483,3 +483,18 @@ class TestWhatIsRead:
 
     def test_a_maps_items_are_cut_from_the_picture(self, toys: Toys) -> None:
         assert toys.parse(step("regions"), map_("segments", step("release"))).reads(Image)
+
+    @pytest.mark.parametrize(
+        ("elements", "in_windows"),
+        [
+            ((step("sahi_detection"), step("count"), step("size_calculator")), True),
+            ((chord(group(step("sahi_detection")), step("aggregate_detections")),), True),
+            ((step("sahi_detection"), step("upload_image")), False),
+            ((group(step("sahi_detection"), step("segmentation")),), False),
+            ((step("sahi_detection"), map_("detections", step("species_distributor"))), False),
+        ],
+    )
+    def test_a_picture_may_be_read_by_windows_if_no_step_needs_it_whole(
+        self, elements: tuple[ElementDefinition, ...], in_windows: bool
+    ) -> None:
+        assert parse(pipeline(*elements), load_steps(plugins=False)).in_windows is in_windows

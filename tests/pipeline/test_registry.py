@@ -208,6 +208,20 @@ def test_registries_share_nothing() -> None:
     assert "toy" not in load_steps(plugins=False)
 
 
+def test_a_step_may_say_that_it_needs_no_whole_picture() -> None:
+    registry = StepRegistry()
+
+    def tiles(image: Image) -> None: ...
+
+    def size(image: Image) -> None: ...
+
+    step("tiles", registry=registry)(tiles)
+    step("size", registry=registry, in_windows=True)(size)
+
+    assert not registry["tiles"].in_windows
+    assert registry["size"].in_windows
+
+
 def test_our_own_steps_are_all_there_and_say_what_they_do() -> None:
     steps = load_steps(plugins=False)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import threading
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from PIL import Image as Pillow
 
 from pipeline_steps.artifacts import Detections, Image, Segments
 from pipeline_steps.context import Deadline
 from pipeline_steps.errors import DeadlineExceeded, InvalidInput
+from pipeline_steps.image.tiff_windows import open_windows
 from pipeline_steps.vision.sahi_detection import TILES_AT_ONCE, SahiDetectionParams, detect_in_tiles
 from tests.pipeline_steps.fakes import SeeingModels, context, countdown, painted, segments_of
 
@@ -136,3 +142,37 @@ def test_the_defaults_are_sahis() -> None:
 
     assert (params.sahi_slice_height, params.sahi_slice_width, params.sahi_overlap_ratio) == (512, 512, 0.25)
     assert (params.postprocess, params.match_metric, params.match_threshold) == ("greedynmm", "ios", 0.5)
+
+
+def test_a_large_tiff_that_is_not_decoded_is_looked_at_as_a_decoded_one() -> None:
+    plants = [("plant", (x, y, x + 12, y + 12), 0.6) for x in range(3, 480, 25) for y in range(5, 280, 25)]
+    pixels, file = painted(500, 300, *plants).pixels, io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "TIFF", compression="tiff_lzw", tiffinfo={278: 32})
+    windows = open_windows(file.getvalue(), max_pixels=500 * 300, name="x", least_pixels=1)
+    assert windows is not None
+
+    found = run(Image(windows), **SMALL_TILES)
+
+    assert found == run(Image(pixels), **SMALL_TILES)
+    assert len(found) == len(plants)
+
+
+def test_the_event_loop_does_not_decode() -> None:
+    loops: list[bool] = []
+
+    @dataclass
+    class Blank:
+        shape: tuple[int, int, int]
+
+        def __getitem__(self, part: tuple[slice, slice]) -> Blank:
+            height, width = (one.stop - one.start for one in part)
+            return Blank((height, width, 3))
+
+        def read(self) -> npt.NDArray[np.uint8]:
+            loops.append(threading.current_thread() is threading.main_thread())
+            return np.zeros(self.shape, np.uint8)
+
+    run(Image(Blank((400, 500, 3))), **SMALL_TILES)
+
+    assert loops
+    assert not any(loops)
