@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
-from pathlib import Path
 
 import structlog
 
@@ -31,14 +27,10 @@ from consumer.giving_up import GivingUp
 from consumer.handler import Handler
 from consumer.handling import Fence
 from consumer.ledger import BucketLedger, Ledger, NoLedger
-from consumer.models.batcher import BatchInfo
-from consumer.models.manifest import Manifest, load_manifest, parse_manifest
+from consumer.models.opening import OpenModels, open_models
 from consumer.models.pool import ModelPool
-from consumer.models.simulated_pool import NAME as SIMULATED
-from consumer.models.simulated_pool import simulated_pool
 from consumer.ops.health import health_app, serving
 from consumer.ops.loop_lag import LoopLag
-from consumer.ops.metrics import Metrics
 from consumer.ops.probes import probes_of, watch_worker
 from consumer.outbound.backend import open_backend
 from consumer.outbound.dead_letter import DeadLetters
@@ -76,6 +68,7 @@ class RunningWorker:
 async def open_worker(
     settings: Settings,
     *,
+    models: OpenModels | None = None,
     store: ObjectStore | None = None,
     steps: StepRegistry | None = None,
     is_local: bool = False,
@@ -86,7 +79,8 @@ async def open_worker(
 
     Args:
         settings: what the environment says.
-        store: an object store other than Cloud Storage.
+        models: those of the settings, where they are opened already.
+        store: an object store other than Cloud Storage, where they are not.
         steps: other steps than ours and those of installed plug-ins.
         is_local: whether callbacks to this machine are allowed.
         host: the address probes listen on.
@@ -100,30 +94,22 @@ async def open_worker(
         OSError: the port is taken.
     """
     _arm(settings)
-    steps, metrics = steps or load_steps(), Metrics()
+    steps = steps or load_steps()
     routes, presets = load_routes(settings.routes_file), load_presets(settings.presets_file)
     async with AsyncExitStack() as resources:
         backend = await resources.enter_async_context(open_backend(settings, is_local=is_local))
-        if store is None:
-            store = await asyncio.to_thread(_cloud_storage, settings)
-            resources.push_async_callback(store.close)
-        manifest = await read_manifest(settings.model_path, store)
+        if models is None:
+            models = await resources.enter_async_context(open_models(settings, store))
+        manifest, pool, store, metrics = models.manifest, models.pool, models.store, models.metrics
         check_routes(routes, steps, manifest.specs(), settings.input_buckets)
-        devices = settings.devices or await asyncio.to_thread(_all_devices)
-        slots = settings.slots or SLOTS_PER_DEVICE * len(devices) + 1
-        loop = asyncio.get_running_loop()
+        slots = settings.slots or SLOTS_PER_DEVICE * len(models.devices) + 1
 
-        def on_broken(why: str) -> None:
-            loop.call_soon_threadsafe(worker.fail, why)
-
-        pool = await asyncio.to_thread(_pool, settings, manifest, devices, store, metrics, on_broken)
-        resources.push_async_callback(pool.close)
-
-        endpoint = await asyncio.to_thread(Endpoint(emulator=settings.pubsub_emulator_host).ready)
-        subscriber = PubSubSubscriber(settings.subscription_path, endpoint)
-        resources.push_async_callback(subscriber.close)
-        publisher = PubSubPublisher(settings.google_cloud_project, endpoint)
-        resources.push_async_callback(publisher.close)
+        with models.phases.time("subscription"):
+            endpoint = await asyncio.to_thread(Endpoint(emulator=settings.pubsub_emulator_host).ready)
+            subscriber = PubSubSubscriber(settings.subscription_path, endpoint)
+            resources.push_async_callback(subscriber.close)
+            publisher = PubSubPublisher(settings.google_cloud_project, endpoint)
+            resources.push_async_callback(publisher.close)
         threads = resources.enter_context(ThreadPoolExecutor(slots + 2, thread_name_prefix="step"))
 
         patience = Patience(
@@ -203,25 +189,12 @@ async def open_worker(
 
         app = health_app(probes_of(worker, keeper, pool, patience, brake), metrics.registry)
         port = await resources.enter_async_context(serving(app, host, settings.port))
-        await pool.start()
-        log.info("ready", slots=slots, devices=list(devices), models=sorted(manifest.models), port=port)
+        models.broken.add_done_callback(lambda broken: worker.fail(broken.result()))
+        await models.warm
+        log.info(
+            "ready", slots=slots, devices=list(models.devices), models=sorted(manifest.models), port=port
+        )
         yield RunningWorker(worker, pool, patience, port)
-
-
-async def read_manifest(model_path: str, store: ObjectStore | None = None) -> Manifest:
-    """Return the manifest under `model_path`: a folder, a `gs://` prefix, or the word `demo`."""
-    if model_path.startswith("gs://"):
-        if store is None:
-            raise InvalidSettings(f"MODEL_PATH: {model_path} needs an object store to be read from")
-        bucket, _, prefix = model_path.removeprefix("gs://").rstrip("/").partition("/")
-        stored = await store.read(bucket, f"{prefix}/models.yaml".lstrip("/"))
-        return parse_manifest(stored.data, base=model_path.rstrip("/"))
-    return load_manifest(models_folder(model_path))
-
-
-def models_folder(model_path: str) -> Path:
-    """Return the folder of a local `model_path`; `demo` names the packaged models."""
-    return Path(str(files("consumer.local") / "models")) if model_path == "demo" else Path(model_path)
 
 
 def _arm(settings: Settings) -> None:
@@ -236,42 +209,3 @@ def _ledger(settings: Settings, store: ObjectStore) -> tuple[Ledger, Claims]:
         return NoLedger(store, settings.bucket), NoClaims()
     bucket = settings.bucket
     return BucketLedger(store, bucket), BucketClaims(store, bucket, settings.lease_seconds / 2)
-
-
-def _all_devices() -> tuple[str, ...]:
-    import torch
-
-    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
-
-
-def _pool(
-    settings: Settings,
-    manifest: Manifest,
-    devices: tuple[str, ...],
-    store: ObjectStore,
-    metrics: Metrics,
-    on_broken: Callable[[str], None],
-) -> ModelPool:
-    def on_batch(batch: BatchInfo) -> None:
-        metrics.batch_ran(batch.model, batch.size, batch.seconds, batch.waited)
-
-    if devices[0].startswith(SIMULATED):
-        return simulated_pool(manifest, devices, on_batch=on_batch, on_broken=on_broken)
-    from consumer.models.torch_loader import torch_pool
-
-    cache = Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}"
-    return torch_pool(
-        manifest,
-        devices,
-        cache=cache,
-        store=store,
-        on_batch=on_batch,
-        on_broken=on_broken,
-        memory=settings.model_memory,
-    )
-
-
-def _cloud_storage(settings: Settings) -> ObjectStore:
-    from consumer.storage.gcs import GcsStore
-
-    return GcsStore(settings.google_cloud_project, emulator=settings.storage_emulator_host)

@@ -9,17 +9,19 @@ import signal
 import sys
 import threading
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from consumer.app import open_worker
 from consumer.broker import BrokerError
 from consumer.ops.logging import configure_logging
 from consumer.settings import Settings, load_settings
-from consumer.worker import Worker
+from consumer.starting import start_worker
 from contracts import __version__
 from pipeline_steps.errors import StepError
+
+if TYPE_CHECKING:
+    from consumer.worker import Worker
 
 log = structlog.get_logger()
 
@@ -46,7 +48,7 @@ async def serve(settings: Settings | None = None) -> int:
     log.info("starting", version=__version__)
     try:
         # With an emulator nothing is real, and the backend may be on this machine too.
-        async with open_worker(settings, is_local=settings.pubsub_emulator_host is not None) as running:
+        async with start_worker(settings, is_local=settings.pubsub_emulator_host is not None) as running:
             signals.worker = running.worker
             await running.worker.run()
             code = FAILED if running.worker.broken else signals.exit_code

@@ -78,14 +78,14 @@ def test_no_package_imports_its_tests_or_tools() -> None:
         (
             "consumer.storage.gcs",
             {
-                "consumer.app",
+                "consumer.models.opening",
                 "consumer.backfill.running",
                 "consumer.dead_letters.desk",
                 "consumer.doctor.site",
             },
         ),
         ("consumer.storage.filesystem", set()),
-        ("consumer.models.torch_loader", {"consumer.app"}),
+        ("consumer.models.torch_loader", {"consumer.models.opening"}),
     ],
 )
 def test_only_the_app_and_local_mode_wire_adapters(adapter: str, wirers: set[str]) -> None:

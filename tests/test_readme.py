@@ -15,12 +15,12 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from consumer.app import models_folder
 from consumer.broker import Delivery
 from consumer.cli import app
 from consumer.decode import Decoder
 from consumer.jobs import Job
 from consumer.models.manifest import load_manifest
+from consumer.models.opening import models_folder
 from consumer.pipeline.definition import read_definition
 from consumer.pipeline.parse import parse
 from consumer.presets import load_presets

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import httpx
 
-from consumer.app import read_manifest
 from consumer.broker.pubsub import Endpoint
 from consumer.doctor.checks import Skip, Unreachable
 from consumer.doctor.connection import Connection, Target, connect, resolve
@@ -20,6 +19,7 @@ from consumer.doctor.once import Once, aside
 from consumer.doctor.pubsub import PubSub
 from consumer.doctor.storage_api import StorageApi
 from consumer.models.manifest import InvalidManifest, Manifest
+from consumer.models.opening import read_manifest
 from consumer.outbound.addresses import address_of
 from consumer.outbound.hosts import AllowedHosts
 from consumer.presets import InvalidPresets, Presets, load_presets

@@ -17,7 +17,6 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consumer.app import read_manifest
 from consumer.local.deliveries import Deliveries, Trigger, send
 from consumer.local.demo_report import Summary, as_json, print_table, save, summary_of, write_report
 from consumer.local.embedded import Emulators
@@ -27,6 +26,7 @@ from consumer.local.pipelines import fullest_pipeline, route_of
 from consumer.local.run_log import logs_in
 from consumer.local.stack import BUCKET, LocalStack
 from consumer.local.tasks import ended
+from consumer.models.opening import read_manifest
 from contracts.pipeline import PipelineDefinition
 from pipeline_steps.errors import ModelUnavailable
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from consumer.app import RunningWorker, open_worker, read_manifest
+from consumer.app import RunningWorker, open_worker
 from consumer.broker import Delivery
 from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
@@ -35,6 +35,7 @@ from consumer.local.pipelines import fullest_pipeline, route_of
 from consumer.local.pubsub import EmbeddedPubSub
 from consumer.local.resources import Resources, create_resources
 from consumer.local.worker_task import Ended, WorkerTask
+from consumer.models.opening import read_manifest
 from consumer.outcomes import Outcome
 from consumer.settings import Settings
 from consumer.storage import ObjectInfo
@@ -274,8 +275,7 @@ class LocalStack:
         )
 
     async def _make_settings(self) -> Settings:
-        routes = self._routes
-        if routes is None:
+        if (routes := self._routes) is None:
             pipeline = self._pipeline or fullest_pipeline((await read_manifest(self._model_path)).specs())
             routes = [route_of(self.bucket, pipeline)]
         values: dict[str, object] = {

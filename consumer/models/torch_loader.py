@@ -29,7 +29,7 @@ from consumer.models.threads import limit_threads
 from consumer.models.torch_device import TorchDevice
 from consumer.models.weight_files import CheckedFile, WeightCache
 from consumer.models.weights import Builder, load
-from consumer.storage import ObjectStore
+from consumer.ops.phases import Phases
 from pipeline_steps.errors import ModelUnavailable
 from pipeline_steps.models import ModelKind, ModelSpec
 
@@ -60,14 +60,20 @@ class TorchLoader:
         manifest: where their weights are.
         cache: keeps what is fetched.
         architectures: builders by name.
+        phases: told how long weights are waited for, and what building networks takes.
     """
 
     def __init__(
-        self, manifest: Manifest, cache: WeightCache, architectures: Mapping[str, Builder] = ARCHITECTURES
+        self,
+        manifest: Manifest,
+        cache: WeightCache,
+        architectures: Mapping[str, Builder] = ARCHITECTURES,
+        phases: Phases | None = None,
     ) -> None:
         self._manifest = manifest
         self._cache = cache
         self._architectures = architectures
+        self._phases = phases or Phases()
 
     async def load(self, model: ModelEntry) -> Place:
         """Fetch, check and read the model.
@@ -79,8 +85,10 @@ class TorchLoader:
             raise ModelUnavailable(
                 f"model {model.name!r}: this worker runs no {model.kind} models yet: take it off models.yaml"
             )
-        file = await self._cache.fetch(self._manifest, model)
-        network = await asyncio.to_thread(ready_to_answer, model, file, self._architectures)
+        with self._phases.time("weights"):
+            file = await self._cache.fetch(self._manifest, model)
+        with self._phases.time("build"):
+            network = await asyncio.to_thread(ready_to_answer, model, file, self._architectures)
         return partial(_place, model, network)
 
 
@@ -88,31 +96,37 @@ def torch_pool(
     manifest: Manifest,
     devices: Sequence[str],
     *,
-    cache: Path,
-    store: ObjectStore | None = None,
+    cache: WeightCache | Path,
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
     on_broken: Callable[[str], None] = lambda _: None,
     memory: int | None = None,
+    phases: Phases | None = None,
 ) -> ModelPool:
     """Return a pool of the manifest's models on torch's devices, and let torch use its share of the CPU only.
 
     Args:
         manifest: which models there are.
         devices: `cpu`, `cuda:N`.
-        cache: folder for weights that are fetched from a bucket.
-        store: where those are read.
+        cache: fetches weights; a folder is enough where none are in a bucket.
         on_batch: see `ModelPool`.
         on_broken: see `ModelPool`.
         memory: see `ModelPool`.
+        phases: see `TorchLoader`.
 
     Raises:
         ModelUnavailable: this machine has no such device.
     """
     limit_threads(on_gpu=any(name.startswith("cuda") for name in devices))
     exact_float32()
-    loader = TorchLoader(manifest, WeightCache(cache, store))
+    weights = cache if isinstance(cache, WeightCache) else WeightCache(cache)
+    loader = TorchLoader(manifest, weights, phases=phases)
     found = [TorchDevice(name) for name in devices]
     return ModelPool(manifest, found, loader, on_batch=on_batch, on_broken=on_broken, memory=memory)
+
+
+def all_devices() -> tuple[str, ...]:
+    """Return the names of all GPUs of this machine, or of the CPU where there are none."""
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
 def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:

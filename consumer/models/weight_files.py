@@ -21,7 +21,7 @@ from consumer.storage import ObjectStore
 from pipeline_steps.errors import ModelUnavailable, StepError
 
 _AT_ONCE = 8 << 20
-"""Bytes hashed in one go. After each, the thread waits for its turn at the interpreter: it should be seldom."""
+"""Bytes hashed in one go; after each the thread waits for its turn at the interpreter."""
 
 _State: TypeAlias = tuple[int, int, int, int]
 

@@ -1,0 +1,84 @@
+"""From exec to ready: what happens in which order, and what of it at the same time.
+
+The interpreter does one thing at a time: on two threads, two imports take as long as one after the other.
+What does run beside them is what needs no interpreter: a file that is read and hashed, bytes that arrive, a
+network's arithmetic. So the models come first, and what they do without the interpreter is hidden behind the
+imports that are left::
+
+    interpreter    settings, manifest | torch                   | build | Pub/Sub, HTTP; connect | ready
+    beside it                         | weights: fetch, sha256  |         fill, warm up          |
+
+`models/opening.py` does the left half, `app.py` the right one; `models/lean_torch.py` says what of torch is
+left out. What a worker imports late for this reason, it imports here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import structlog
+
+from consumer.models.opening import open_models
+from consumer.ops.phases import Phases, since_exec
+from consumer.settings import Settings
+
+if TYPE_CHECKING:
+    from consumer.app import RunningWorker
+
+log = structlog.get_logger()
+
+_TURN = 0.0005
+"""Seconds that a thread may keep the interpreter while others want it, instead of Python's 5 ms: a network
+gives it back in each of its layers, and would wait that long every time beside a thread that imports."""
+
+
+@asynccontextmanager
+async def start_worker(settings: Settings, *, is_local: bool) -> AsyncIterator[RunningWorker]:
+    """Give a worker that is ready to pull, in the shortest time; see `open_worker`, also for what it raises.
+
+    Args:
+        settings: what the environment says.
+        is_local: whether callbacks to this machine are allowed.
+    """
+    phases = Phases()
+    phases.add("interpreter", since_exec())
+    async with AsyncExitStack() as running:
+        with _hurry():
+            models = await running.enter_async_context(open_models(settings, phases=phases))
+            with phases.time("imports"):
+                app = await asyncio.to_thread(_import_app)
+            worker = await running.enter_async_context(
+                app.open_worker(settings, models=models, is_local=is_local)
+            )
+        phases.add("total", since_exec())
+        log.info("started", seconds={name: round(s, 3) for name, s in phases.seconds.items()})
+        yield worker
+
+
+def _import_app() -> ModuleType:
+    return import_module("consumer.app")
+
+
+@contextmanager
+def _hurry() -> Iterator[None]:
+    """Have the interpreter do nothing that a start does not need.
+
+    What imports make, a million objects, is there to stay: looking through it for garbage every now and then
+    takes a sixth of their time, and is left out, then and ever after.
+    """
+    turn = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        sys.setswitchinterval(turn)
