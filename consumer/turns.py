@@ -7,7 +7,8 @@ Three rules:
    is pulled than there are slots, and looked at, until there is nothing left or somebody may begin.
 3. What cannot begin soon is handed back, and comes again after half the time until its turn, as far as that
    is known: its tenant's slots never stand empty for long, other workers may have it meanwhile, and the
-   broker's count of deliveries grows with the logarithm of the wait, not with the wait.
+   broker's count of deliveries grows with the logarithm of the wait, not with the wait. At most a thousand
+   rest at a time: what lies deeper stays in the queue, for the next worker that is started.
 
 A queue that moves is left in peace: nothing is looked for behind a message that is in hand for a moment only,
 so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back.
@@ -32,6 +33,7 @@ LOOK_AFTER = 0.1
 """Seconds a message is in hand before others are looked for behind it."""
 _MOST_LOOKED_AT = 128
 """Messages pulled at once to be looked at; less at first, twice as many each time."""
+_MOST_RESTING = 1000
 _SOON = 2.0
 """What begins within so many seconds stays in hand."""
 _FIRST = 5
@@ -127,8 +129,9 @@ class Turns:
             return self.free
         if self._clock() - self._in_hand[0].since < LOOK_AFTER:
             return 0
+        resting = sum(len(self._resting_of(tenant)) for tenant in list(self._resting))
         self._look = min(2 * max(self._look, 1), _MOST_LOOKED_AT)
-        return self._look
+        return max(0, min(self._look, _MOST_RESTING - resting))
 
     def sort(self, deliveries: Sequence[Delivery]) -> Sorted:
         """Say what becomes of messages just pulled."""
@@ -213,12 +216,15 @@ class Turns:
         seconds = max(elapsed) if known is None else max(known, min(elapsed))
         return (before + 1) * seconds / len(elapsed)
 
+    def _resting_of(self, tenant: Tenant) -> list[float]:
+        resting = self._resting.setdefault(tenant, [])
+        while resting and resting[0] <= self._clock():
+            heapq.heappop(resting)
+        return resting
+
     def _rest(self, tenant: Tenant, delivery: Delivery, before: int) -> int:
         """Return for how many seconds to hand a message back: a power of two, so that few calls do."""
-        now = self._clock()
-        resting = self._resting.setdefault(tenant, [])
-        while resting and resting[0] <= now:
-            heapq.heappop(resting)
+        now, resting = self._clock(), self._resting_of(tenant)
         longest = min(_LONGEST_REST, _REST_PER_DELIVERY * (delivery.delivery_attempt or 1))
         seconds = max(1.0, min(self._until_turn(tenant, before + len(resting)) / 2, longest))
         rounded = 1 << math.floor(math.log2(seconds))

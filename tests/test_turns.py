@@ -150,6 +150,19 @@ def test_short_runs_keep_enough_in_hand() -> None:
     assert min(rest for _, rest in day.resting) == 1
 
 
+def test_what_lies_deeper_than_a_thousand_messages_is_left_to_others() -> None:
+    day = Day()
+    day.arrive("a", 5)
+    day.now += 30
+
+    while wanted := day.turns.wanted():
+        day.arrive("a", wanted)
+    assert len(day.resting) == 1000
+
+    day.now += 600
+    assert day.turns.wanted() > 0
+
+
 def test_a_message_rests_longer_the_more_often_it_came() -> None:
     rests = []
     for attempt in (None, 1, 2, 10, 20, 99):
