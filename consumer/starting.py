@@ -17,15 +17,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import structlog
+from prometheus_client import Gauge
 
 from consumer.models.opening import open_models
+from consumer.ops.metrics import Metrics
 from consumer.ops.phases import Phases, since_exec
 from consumer.settings import Settings
 
@@ -58,8 +60,20 @@ async def start_worker(settings: Settings, *, is_local: bool) -> AsyncIterator[R
                 app.open_worker(settings, models=models, is_local=is_local)
             )
         phases.add("total", since_exec())
-        log.info("started", seconds={name: round(s, 3) for name, s in phases.seconds.items()})
+        _tell(phases.seconds, models.metrics)
         yield worker
+
+
+def _tell(seconds: Mapping[str, float], metrics: Metrics) -> None:
+    log.info("started", seconds={phase: round(spent, 3) for phase, spent in seconds.items()})
+    gauge = Gauge(
+        "mlworker_start_seconds",
+        "How long the start took, and its parts.",
+        ["phase"],
+        registry=metrics.registry,
+    )
+    for phase, spent in seconds.items():
+        gauge.labels(phase).set(spent)
 
 
 def _import_app() -> ModuleType:
