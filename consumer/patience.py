@@ -211,15 +211,29 @@ class Patience:
             return max(next(waits), asked)
 
         try:
-            async for attempt in stamina.retry_context(on=decide, attempts=None, timeout=None):
-                with attempt:
-                    result = await call()
+            result = await _tried(call, decide)
         finally:
             waiting.leave()
         held.succeeded(self.clock())
         if len(self._destinations) > _KNOWN_DESTINATIONS and not held.holding:
             self._destinations.pop(destination, None)  # names that messages choose must not pile up
         return result
+
+
+async def _tried(call: Callable[[], Awaitable[T]], decide: Callable[[Exception], bool | float]) -> T:
+    """Call, and as long as it fails and `decide` names a wait, call again."""
+    try:
+        return await call()
+    except Exception as error:  # noqa: BLE001 (raised again, where it is decided about)
+        failed: Exception | None = error
+    # Nearly every call succeeds, and what retries costs more than many a call.
+    async for attempt in stamina.retry_context(on=decide, attempts=None, timeout=None):
+        with attempt:
+            if failed is not None:
+                first, failed = failed, None
+                raise first
+            return await call()
+    raise AssertionError("unreachable")
 
 
 @dataclass
