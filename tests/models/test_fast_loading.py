@@ -107,7 +107,7 @@ def test_a_network_is_the_one_that_plain_loading_gives(architecture: str, tmp_pa
 
 
 def test_what_no_file_holds_is_found_where_it_is_looked_for() -> None:
-    """The comparison sees what is easily lost: buffers that no file holds, and tensors that are no buffers."""
+    """The comparison sees what is easily lost: buffers that no file holds, tensors that are no buffers."""
     sam, detector = tensors(ARCHITECTURES["sam_small"](0)), tensors(ARCHITECTURES["maskrcnn_small"](CLASSES))
 
     assert "pixel_mean" in sam
