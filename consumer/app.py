@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,16 +21,19 @@ from consumer.claims import BucketClaims, Claims, NoClaims
 from consumer.decode import Decoder
 from consumer.delivering import Delivering
 from consumer.failing import Failing
+from consumer.fair_threads import FairThreads
 from consumer.fetch import Fetcher
 from consumer.giving_up import GivingUp
 from consumer.handler import Handler
 from consumer.handling import Fence
 from consumer.ledger import BucketLedger, Ledger, NoLedger
+from consumer.memory_budget import MemoryBudget
 from consumer.models.opening import OpenModels, open_models
 from consumer.models.pool import ModelPool
 from consumer.ops.health import health_app, serving
 from consumer.ops.loop_lag import LoopLag
-from consumer.ops.probes import probes_of, watch_worker
+from consumer.ops.memory_limit import photo_memory
+from consumer.ops.probes import probes_of, watch_load, watch_worker
 from consumer.outbound.backend import open_backend
 from consumer.outbound.dead_letter import DeadLetters
 from consumer.outbound.results import ResultsPublisher
@@ -110,7 +112,9 @@ async def open_worker(
             resources.push_async_callback(subscriber.close)
             publisher = PubSubPublisher(settings.google_cloud_project, endpoint)
             resources.push_async_callback(publisher.close)
-        threads = resources.enter_context(ThreadPoolExecutor(slots + 2, thread_name_prefix="step"))
+        threads = resources.enter_context(FairThreads(slots + 2, "step"))
+
+        budget = MemoryBudget(settings.decoded_memory or photo_memory())
 
         patience = Patience(
             settings.hold_timeout,
@@ -140,7 +144,14 @@ async def open_worker(
             ledger=ledger,
             claims=claims,
             runner=Runner(
-                fetcher=Fetcher(store, settings.max_image_bytes, settings.max_image_pixels),
+                fetcher=Fetcher(
+                    store,
+                    settings.max_image_bytes,
+                    settings.max_image_pixels,
+                    budget=budget,
+                    threads=threads,
+                    on_decoded=metrics.photo_decoded,
+                ),
                 store=store,
                 bucket=settings.bucket,
                 pool=pool,
@@ -184,7 +195,7 @@ async def open_worker(
         )
         loop_lag = LoopLag()
         watch_worker(metrics, worker, keeper, subscriber, patience, brake, loop_lag)
-        metrics.watch("device_queue_items", "Items that wait for a device.", pool.waiting)
+        watch_load(metrics, pool, worker.turns, budget)
         resources.callback(asyncio.create_task(loop_lag.watch()).cancel)
 
         app = health_app(probes_of(worker, keeper, pool, patience, brake), metrics.registry)

@@ -1,21 +1,28 @@
-"""Getting the photo: one generation of it, its checksum verified, decoded upright."""
+"""Getting the photo: one generation of it, its checksum verified, decoded upright once there is room."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import stamina
 
+from consumer.fair_threads import FairThreads
 from consumer.jobs import Job, Source
+from consumer.memory_budget import Credit, MemoryBudget
+from consumer.ops.memory_limit import photo_memory
+from consumer.photo_size import decoding_bytes
 from consumer.pixel_buffers import PixelBuffers
 from consumer.storage import ObjectStore, StoredObject
 from pipeline_steps.artifacts import Image
 from pipeline_steps.errors import ObjectMissing, Superseded, UnreadableImage
-from pipeline_steps.image.intake import read_image
+from pipeline_steps.image.intake import DecodedImage, read_image
 
 MISSING_GRACE = 3.0
 """Seconds a missing object is looked for again: the message may be quicker than the upload."""
+_THREADS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,8 @@ class Photo:
     image: Image
     generation: int
     orientation_applied: bool
+    credit: Credit
+    """The room it takes; to be released when nobody looks at it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +45,13 @@ class Fetcher:
     max_pixels: int
     missing_grace: float = MISSING_GRACE
     buffers: PixelBuffers = field(default_factory=PixelBuffers)
+    budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(photo_memory()))
+    threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "decode"))
+    on_decoded: Callable[[float, float], None] = lambda *_: None
+    """Told of every photo: for how many seconds it waited for room and for a thread, and how many it took."""
 
     async def fetch(self, job: Job) -> Photo:
-        """Return the job's photo.
+        """Return the job's photo. Until its credit is released, it counts as being in memory.
 
         Raises:
             ObjectMissing: it does not exist, also after a short grace.
@@ -49,14 +62,37 @@ class Fetcher:
         stored = await self._read(job.source)
         if not stored.data:
             raise UnreadableImage(f"{job.source.url}: expected a picture, found zero bytes")
-        decoded = await asyncio.to_thread(
-            read_image,
-            stored.data,
-            max_pixels=self.max_pixels,
-            name=job.source.url,
-            memory=self.buffers.take,
-        )
-        return Photo(Image(decoded.pixels), stored.info.generation, decoded.orientation_applied)
+        credit = self.budget.note(job.ids.tenant_id, len(stored.data))
+        decoded = await self._decode(job, stored.data, credit)
+        return Photo(Image(decoded.pixels), stored.info.generation, decoded.orientation_applied, credit)
+
+    async def _decode(self, job: Job, data: bytes, credit: Credit) -> DecodedImage:
+        asked = time.monotonic()
+        # Not the future's result: the thread would hold on to the pixels for a moment longer than we do.
+        answer: list[DecodedImage] = []
+
+        def decode() -> None:
+            began = time.monotonic()
+            answer.append(
+                read_image(data, max_pixels=self.max_pixels, name=job.source.url, memory=self.buffers.take)
+            )
+            self.on_decoded(began - asked, time.monotonic() - began)
+
+        started: set[asyncio.Future[None]] = set()
+        try:
+            if size := decoding_bytes(data, self.max_pixels):
+                await credit.grow(size)
+            threads = self.threads.of(job.ids.tenant_id)
+            decoding = asyncio.get_running_loop().run_in_executor(threads, decode)
+            started.add(decoding)
+            await asyncio.shield(decoding)
+        except BaseException:
+            # Whoever is cancelled goes at once; a thread goes on to its end, and till then takes its memory.
+            credit.release_after(started)
+            raise
+        decoded = answer.pop()
+        credit.shrink(decoded.pixels.nbytes)
+        return decoded
 
     async def _read(self, source: Source) -> StoredObject:
         try:

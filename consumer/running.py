@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable
-from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 from consumer.errors import ResultTooLarge
+from consumer.fair_threads import FairThreads
 from consumer.fetch import Fetcher, Photo
 from consumer.jobs import Job
 from consumer.models_used import ModelsUsed
@@ -56,7 +56,7 @@ class Runner:
     bucket: str
     pool: Pool
     patience: Patience
-    threads: Executor
+    threads: FairThreads
     pipeline_timeout: float
     max_result_bytes: int
 
@@ -82,22 +82,27 @@ class Runner:
         """
         started_at = datetime.now(UTC)
         tenant = job.ids.tenant_id
+        run: Run | None = None
         photo = await self._photo(job, pipeline)
-        async with self.pool.holding(pipeline.models, tenant):
-            if not await may_begin():
-                return None
-            # Only from here on: what was waited for until now is not the pipeline's time.
-            deadline = Deadline.after(self.pipeline_timeout)
-            models = ModelsUsed(self.pool.for_job(job.result_id, tenant))
-            folder = TenantFolder(self.store, self.patience, self.bucket, tenant, deadline)
-            run = Run(job.info, models, folder, deadline, self.threads)
-            begun(run)
-            try:
-                written = await execute(
-                    pipeline.root, Artifacts.of(photo.image) if photo else Artifacts(), run
-                )
-            finally:
-                folder.close()
+        try:
+            async with self.pool.holding(pipeline.models, tenant):
+                if not await may_begin():
+                    return None
+                # Only from here on: what was waited for until now is not the pipeline's time.
+                deadline = Deadline.after(self.pipeline_timeout)
+                models = ModelsUsed(self.pool.for_job(job.result_id, tenant))
+                folder = TenantFolder(self.store, self.patience, self.bucket, tenant, deadline)
+                run = Run(job.info, models, folder, deadline, self.threads.of(tenant))
+                begun(run)
+                try:
+                    written = await execute(
+                        pipeline.root, Artifacts.of(photo.image) if photo else Artifacts(), run
+                    )
+                finally:
+                    folder.close()
+        finally:
+            if photo is not None:
+                photo.credit.release_after(run.lingering if run else ())
         result = ProcessingResult(
             result_id=job.result_id,
             tenant_id=tenant,

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     max_message_bytes: PositiveInt = Field(10_000_000, description="Largest message that is read.")
     max_image_bytes: PositiveInt = Field(200_000_000, description="Largest photo that is fetched.")
     max_image_pixels: PositiveInt = Field(200_000_000, description="Most pixels a photo may have.")
+    decoded_memory: PositiveInt | None = Field(
+        None,
+        description="Bytes that decoded photos may take at a time; by default a quarter of the container's "
+        "memory. A photo that is larger is decoded alone.",
+    )
     max_result_bytes: PositiveInt = Field(50_000_000, description="Largest result that is kept and sent.")
     claim_check_bytes: PositiveInt = Field(
         9_000_000, description="Larger results are published by reference."

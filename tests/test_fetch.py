@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
 import pytest
 
+from consumer.fair_threads import FairThreads
 from consumer.fetch import Fetcher
 from consumer.jobs import Ids, Job, Source, result_id
+from consumer.memory_budget import MemoryBudget
 from consumer.pixel_buffers import PixelBuffers
 from consumer.storage.filesystem import FilesystemStore
 from contracts.builders import pipeline
+from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import ObjectMissing, Superseded, UnreadableImage
 from pipeline_steps.image.encode import encode_jpeg
 
@@ -70,3 +76,85 @@ def test_what_is_not_there_is_missing_and_a_named_generation_superseded(store: F
 def test_an_empty_file_is_no_picture(store: FilesystemStore) -> None:
     with pytest.raises(UnreadableImage, match="zero bytes"):
         asyncio.run(fetcher(store).fetch(job("acme/none.jpg")))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.001)
+
+
+DECODED = 60 * 80 * 3
+
+
+def test_a_photo_counts_as_in_memory_until_it_is_let_go(store: FilesystemStore) -> None:
+    async def story() -> None:
+        reading = fetcher(store)
+        photo = await reading.fetch(job("acme/one.jpg"))
+        assert reading.budget.held == photo.credit.size == DECODED
+        photo.credit.release()
+        photo.credit.release()
+        assert reading.budget.held == 0
+
+    asyncio.run(story())
+
+
+def test_photos_wait_for_room_on_the_loop_and_hold_no_thread(store: FilesystemStore) -> None:
+    async def story() -> None:
+        with FairThreads(1, "decode") as threads:
+            told: list[tuple[float, float]] = []
+            reading = Fetcher(
+                store,
+                1_000_000,
+                1_000_000,
+                budget=MemoryBudget(DECODED + len(JPEG) * 6),
+                threads=threads,
+                on_decoded=lambda *seconds: told.append(seconds),
+            )
+            first = await reading.fetch(job("acme/one.jpg"))
+            others = [asyncio.create_task(reading.fetch(job("acme/one.jpg"))) for _ in range(3)]
+            await until(lambda: reading.budget.waiting == 3)
+            assert await asyncio.wrap_future(threads.submit("a", lambda: "free")) == "free"
+            for waiting in (first, *[None] * 3):
+                (waiting or (await others.pop(0))).credit.release()
+            assert (reading.budget.held, len(told)) == (0, 4)
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_what_cannot_be_decoded_takes_no_room(store: FilesystemStore) -> None:
+    async def story() -> None:
+        await store.write("photos", "acme/cut.jpg", JPEG[: len(JPEG) // 2], content_type="image/jpeg")
+        reading = fetcher(store)
+        with pytest.raises(UnreadableImage):
+            await reading.fetch(job("acme/cut.jpg"))
+        assert reading.budget.held == 0
+
+    asyncio.run(story())
+
+
+def test_whoever_is_cancelled_while_decoding_goes_at_once_and_the_room_with_the_thread(
+    store: FilesystemStore,
+) -> None:
+    async def story() -> None:
+        with FairThreads(1, "decode") as threads:
+            begin, began = threading.Event(), threading.Event()
+
+            class Slow(PixelBuffers):
+                def take(self, height: int, width: int, channels: int) -> Pixels:
+                    began.set()
+                    assert begin.wait(10)
+                    return super().take(height, width, channels)
+
+            reading = Fetcher(store, 1_000_000, 1_000_000, buffers=Slow(), threads=threads)
+            fetching = asyncio.create_task(reading.fetch(job("acme/one.jpg")))
+            assert await asyncio.to_thread(began.wait, 10)
+            fetching.cancel()
+            await asyncio.wait([fetching])
+            assert fetching.cancelled()
+            assert reading.budget.held == DECODED + len(JPEG)
+            begin.set()
+            await until(lambda: reading.budget.held == 0)
+
+    asyncio.run(asyncio.wait_for(story(), 20))

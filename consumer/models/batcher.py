@@ -14,44 +14,18 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, NamedTuple
 
+from consumer.models.batch_info import BatchInfo, Ending, Trigger
 from consumer.models.device import DeviceThread
 from consumer.models.replies import Call, Request, answer, fail
-from consumer.models.runner import AnyRunner
+from consumer.models.runner import AnyRunner, Pads
 from consumer.models.waiting import Key, Owner, Waiting
 from pipeline_steps.errors import DeviceFailed, DeviceOverloaded, ModelUnavailable
 
 _FIT_SECONDS = 300.0
 """How long a batch is kept to the size that fitted into memory."""
 NOBODY = Owner(None, None)
-
-
-class Trigger(StrEnum):
-    """Why a batch left with the items it had."""
-
-    FULL = "full"
-    """It was as large as the model, or the memory, allows."""
-    FREE = "free"
-    """The device was free and took all that waited."""
-    SPLIT = "split"
-    """It is half of a batch that failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchInfo:
-    """One batch that ran, for the metrics."""
-
-    model: str
-    bucket: Hashable
-    size: int
-    trigger: Trigger
-    seconds: float
-    """On the device, successful or not."""
-    waited: float
-    """Seconds its oldest item had waited before it began."""
 
 
 class BatchSizeMismatch(RuntimeError):
@@ -106,6 +80,7 @@ class Batcher:
         self._fits: dict[Key, _Fit] = {}
         self._has_turn = False
         self._running = 0
+        self._free_since = clock()
         self._closed = ""
         """Why nothing is taken any more."""
 
@@ -226,16 +201,7 @@ class Batcher:
         ended = self._clock()
         with self._lock:
             self._waiting.charge((tenant for tenant, _ in batch.items), ended - began)
-        self._on_batch(
-            BatchInfo(
-                batch.key.model,
-                batch.key.bucket,
-                len(batch.items),
-                batch.trigger,
-                ended - began,
-                began - min(request.since for request in batch.requests),
-            )
-        )
+        self._tell(batch, began, ended, _ending(failure, out_of_memory=out_of_memory))
         if failure is None:
             answer(batch.requests, answers)
             return
@@ -255,6 +221,25 @@ class Batcher:
             self._thread.device.release_memory()
         self._divide(batch, failure, out_of_memory=out_of_memory)
 
+    def _tell(self, batch: _Batch, began: float, ended: float, ending: Ending) -> None:
+        runner, waits = batch.runner, [began - request.since for request in batch.requests]
+        fill = runner.fill([request.ready for request in batch.requests]) if isinstance(runner, Pads) else 1.0
+        self._on_batch(
+            BatchInfo(
+                batch.key.model,
+                batch.key.bucket,
+                len(batch.items),
+                runner.max_batch(batch.key.bucket),
+                batch.trigger,
+                ending,
+                ended - began,
+                waits,
+                min(began - self._free_since, max(waits)),
+                fill,
+            )
+        )
+        self._free_since = self._clock()
+
     def _divide(self, batch: _Batch, failure: Exception, *, out_of_memory: bool) -> None:
         """Give each half of a failed batch another try; fail the item that stands alone."""
         size = len(batch.items)
@@ -267,6 +252,12 @@ class Batcher:
                 self._fits[batch.key] = _Fit(middle, self._clock() + _FIT_SECONDS)
             for half in (batch.items[middle:], batch.items[:middle]):
                 self._halves.appendleft(batch._replace(items=half, trigger=Trigger.SPLIT))
+
+
+def _ending(failure: Exception | None, *, out_of_memory: bool) -> Ending:
+    if failure is None:
+        return Ending.ANSWERED
+    return Ending.OUT_OF_MEMORY if out_of_memory else Ending.FAILED
 
 
 def _one_each(batch: _Batch, answers: Sequence[Any]) -> Sequence[Any]:

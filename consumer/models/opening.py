@@ -12,7 +12,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from consumer.models.batcher import BatchInfo
+from consumer.models.batch_info import BatchInfo
 from consumer.models.lean_torch import import_lean
 from consumer.models.manifest import Manifest, load_manifest, parse_manifest
 from consumer.models.pool import ModelPool
@@ -130,7 +130,7 @@ class _Told:
         self.broken: asyncio.Future[str] = self._loop.create_future()
 
     def ran(self, batch: BatchInfo) -> None:
-        self._metrics.batch_ran(batch.model, batch.size, batch.seconds, batch.waited)
+        self._metrics.ran(batch)
 
     def broke(self, why: str) -> None:
         self._loop.call_soon_threadsafe(self._heard, why)

@@ -53,6 +53,12 @@ class PictureRunner(ABC, Generic[A]):
         del bucket
         return self._max_batch
 
+    def fill(self, batch: Sequence[Shown]) -> float:
+        """The pictures' share of the shapes they are padded to."""
+        seen = [shown.image.shape[1:] for shown in batch]
+        height, width = (padded(max(shape[side] for shape in seen)) for side in (0, 1))
+        return float(sum(h * w for h, w in seen)) / (len(batch) * height * width)
+
     @abstractmethod
     def run(self, batch: Sequence[Shown]) -> list[A]:
         """Return the answer to each picture."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from consumer.models.batcher import NOBODY, Batcher, BatchInfo
+from consumer.fair_threads import FairThreads
+from consumer.models.batch_info import BatchInfo
+from consumer.models.batcher import NOBODY, Batcher
 from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
 from consumer.models.manifest import Manifest, ModelEntry
@@ -21,8 +22,9 @@ from consumer.models.waiting import Owner
 from pipeline_steps.errors import ModelMismatch, ModelUnavailable
 from pipeline_steps.models import ModelKind, Models, ModelSpec
 
-_PREPARERS = 2
-"""Threads that resize pictures for the device: enough to keep it fed, and to leave cores for decoding."""
+_PREPARERS = 3
+"""Threads that resize pictures for the device: two are enough to keep it fed and to leave cores for decoding,
+and one is for a tenant that has none."""
 _CLOSE_SECONDS = 10.0
 
 Place = Callable[[Device], AnyRunner]
@@ -85,7 +87,7 @@ class ModelPool(ModelCalls):
         self._lanes = tuple(
             _Lane(thread, Batcher(thread, on_batch=on_batch, on_broken=on_broken)) for thread in threads
         )
-        self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._preparers = FairThreads(_PREPARERS, "prepare")
         self._replicas: dict[str, tuple[_Replica, ...]] = {}
         self._residency = Residency(memory, self._load, self._unload)
         self._started = False
@@ -116,6 +118,11 @@ class ModelPool(ModelCalls):
             return math.inf
         return max(lane.thread.busy_for() for lane in self._lanes)
 
+    @property
+    def devices(self) -> int:
+        """How many devices take work."""
+        return sum(lane.thread.alive for lane in self._lanes)
+
     def waiting(self) -> int:
         """Return how many items wait for a device."""
         return sum(lane.batcher.waiting() for lane in self._lanes)
@@ -125,7 +132,7 @@ class ModelPool(ModelCalls):
         self._closed = True
         for lane in self._lanes:
             lane.batcher.close()
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._preparers.shutdown(wait=False)
         for lane in self._lanes:
             await asyncio.to_thread(lane.thread.close, _CLOSE_SECONDS)
 
@@ -177,7 +184,7 @@ class ModelPool(ModelCalls):
             raise ModelUnavailable(f"model {name!r}: the worker is shutting down")
         async with self._residency.holding_unannounced(name):
             runner, lane = self._choose(name, self._replicas[name], items)
-            ready = await self._prepare(runner, items)
+            ready = await self._prepare(runner, items, owner.tenant)
             return await lane.batcher.submit(name, runner, ready, owner=owner)
 
     def _entry(self, name: str) -> ModelEntry:
@@ -227,12 +234,12 @@ class ModelPool(ModelCalls):
             raise ModelMismatch(f"model {name!r} did not make the embedding it was asked about")
         return min(replicas, key=lambda replica: replica.lane.batcher.load())
 
-    async def _prepare(self, runner: AnyRunner, items: Sequence[Any]) -> list[Any]:
+    async def _prepare(self, runner: AnyRunner, items: Sequence[Any], tenant: Hashable) -> list[Any]:
         def prepare() -> list[Any]:
             return [runner.prepare(item) for item in items]
 
         if any(runner.costly(item) for item in items):
-            return await asyncio.get_running_loop().run_in_executor(self._preparers, prepare)
+            return await asyncio.get_running_loop().run_in_executor(self._preparers.of(tenant), prepare)
         return prepare()
 
 

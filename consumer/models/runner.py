@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,15 @@ class Runner(Protocol[Item, Ready, Answer]):
 
 
 AnyRunner = Runner[Any, Any, Any]
+
+
+@runtime_checkable
+class Pads(Protocol):
+    """A runner whose items are padded to one shape."""
+
+    def fill(self, batch: Sequence[Any]) -> float:
+        """Return the items' share of what is computed for the batch; the rest is padding."""
+        ...
 
 
 def batch_sizes(largest: int) -> Iterator[int]:

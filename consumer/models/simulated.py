@@ -68,6 +68,7 @@ class SimulatedRunner:
         bucket: what items must have in common to share one.
         memory: items the device has memory for; a larger batch raises `SimulatedOutOfMemory`.
         bad: items that raise `ValueError` in whatever batch they are.
+        fill: the share of a batch that is not padding.
         costly: whether preparing an item is worth a thread.
 
     Attributes:
@@ -87,6 +88,7 @@ class SimulatedRunner:
         bucket: Callable[[Any], Hashable] = lambda _: None,
         memory: int | None = None,
         bad: Collection[Any] = (),
+        fill: float = 1.0,
         costly: bool = False,
     ) -> None:
         self._answer = answer
@@ -95,6 +97,7 @@ class SimulatedRunner:
         self._largest = largest
         self._bucket = bucket
         self._costly = costly
+        self._fill = fill
         self.memory = memory
         self.bad = bad
         self.batches: list[list[Any]] = []
@@ -120,6 +123,11 @@ class SimulatedRunner:
         """As told."""
         del bucket
         return self._largest
+
+    def fill(self, batch: Sequence[Any]) -> float:
+        """As told."""
+        del batch
+        return self._fill
 
     def run(self, batch: Sequence[Any]) -> list[Any]:
         """Take the time, then answer or misbehave."""

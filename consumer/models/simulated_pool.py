@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from consumer.models.batcher import BatchInfo
+from consumer.models.batch_info import BatchInfo
 from consumer.models.device import Device
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.pool import ModelPool, Place

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from consumer.models.architectures import ARCHITECTURES
-from consumer.models.batcher import BatchInfo
+from consumer.models.batch_info import BatchInfo
 from consumer.models.classification import ClassificationRunner
 from consumer.models.detection import DetectionRunner
 from consumer.models.device import Device

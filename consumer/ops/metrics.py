@@ -1,12 +1,21 @@
-"""Prometheus metrics of a worker. Labels are bounded: no tenant, session or message is ever one."""
+"""Prometheus metrics of a worker. Labels are bounded: no tenant, session or message is ever one.
+
+`docs/metrics.md` lists them; `figures.py` reads them back, for benchmarks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+from consumer.models.batch_info import BatchInfo, Ending
+
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_WAITS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+_RUNS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 
 
 class Metrics:
@@ -14,43 +23,34 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._messages = Counter(
-            "mlworker_messages_total",
-            "Deliveries handled, by how they ended.",
-            ["outcome"],
-            registry=self.registry,
+        count, spread = self._counter, self._histogram
+        self._messages = count("messages", "Deliveries handled, by how they ended.", "outcome")
+        self._seconds = spread("message_seconds", "From delivery to settling.", _RUNS)
+        self._dead_letters = count("dead_letters", "Messages given up, by the code of the reason.", "code")
+        self._warnings = count("message_warnings", "Unknown keys and settings in messages.")
+        self._decode_wait = spread("decode_wait_seconds", "How long photos waited to be decoded.", _WAITS)
+        self._decode = spread("decode_seconds", "How long decoding took.", _WAITS)
+
+        self._device_busy = count("device_busy_seconds", "Time batches ran.", "model")
+        self._device_overhead = count(
+            "device_overhead_seconds", "Time a device stood idle although an item was there.", "model"
         )
-        self._seconds = Histogram(
-            "mlworker_message_seconds",
-            "From delivery to settling.",
-            buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
-            registry=self.registry,
+        self._batch_sizes = spread("batch_size", "Items in a batch.", _SIZES, "model")
+        self._batches = count(
+            "batches", "Batches, by why they left and how they ended.", "model", "trigger", "ending"
         )
-        self._dead_letters = Counter(
-            "mlworker_dead_letters_total",
-            "Messages given up, by the code of the reason.",
-            ["code"],
-            registry=self.registry,
+        self._batch_room = count("batch_room_items", "Items that batches could have had.", "model")
+        self._padding = count(
+            "batch_padding_items", "Of the items in batches, what padding amounts to.", "model"
         )
-        self._warnings = Counter(
-            "mlworker_message_warnings_total",
-            "Unknown keys and settings in messages.",
-            registry=self.registry,
+        self._oom_splits = count("oom_splits", "Batches halved because memory ran out.", "model")
+        self._queue_wait = spread(
+            "queue_wait_seconds", "How long items waited for a device.", _WAITS, "model"
         )
-        self._batches = Histogram(
-            "mlworker_batch_size",
-            "Items in a batch.",
-            ["model"],
-            buckets=_BATCH_SIZES,
-            registry=self.registry,
-        )
-        self._device_seconds = Counter(
-            "mlworker_device_busy_seconds_total", "Time batches ran.", ["model"], registry=self.registry
-        )
-        self._queue_seconds = Histogram(
-            "mlworker_queue_wait_seconds",
-            "How long a batch's oldest item waited.",
-            ["model"],
+        self._batch_seconds = Summary(
+            "mlworker_batch_seconds",
+            "How long batches took, by size: of up to 1, 2, 4 ... items.",
+            ["model", "size"],
             registry=self.registry,
         )
 
@@ -65,12 +65,56 @@ class Metrics:
         if dead_letter:
             self._dead_letters.labels(dead_letter).inc()
 
-    def batch_ran(self, model: str, size: int, seconds: float, waited: float) -> None:
-        """Count a batch."""
-        self._batches.labels(model).observe(size)
-        self._device_seconds.labels(model).inc(seconds)
-        self._queue_seconds.labels(model).observe(waited)
+    def photo_decoded(self, waited: float, seconds: float) -> None:
+        """Count a photo. Called on any thread."""
+        self._decode_wait.observe(waited)
+        self._decode.observe(seconds)
+
+    def ran(self, batch: BatchInfo) -> None:
+        """Count a batch. Called on its device's thread."""
+        model = batch.model
+        self._device_busy.labels(model).inc(batch.seconds)
+        self._device_overhead.labels(model).inc(batch.overhead)
+        self._batch_sizes.labels(model).observe(batch.size)
+        self._batches.labels(model, batch.trigger, batch.ending).inc()
+        self._batch_room.labels(model).inc(max(batch.most, batch.size))
+        self._padding.labels(model).inc(batch.size * (1 - batch.fill))
+        if batch.ending is Ending.OUT_OF_MEMORY and batch.size > 1:
+            self._oom_splits.labels(model).inc()
+        queue_wait = self._queue_wait.labels(model)
+        for seconds in batch.waits:
+            queue_wait.observe(seconds)
+        if batch.ending is Ending.ANSWERED:
+            self._batch_seconds.labels(model, size_bucket(batch.size)).observe(batch.seconds)
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Export a number that is read when it is scraped."""
         Gauge(f"mlworker_{name}", text, registry=self.registry).set_function(read)
+
+    def watch_count(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Export a number that only grows, and is read when it is scraped."""
+        self.registry.register(_Count(f"mlworker_{name}", text, read))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"mlworker_{name}_total", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"mlworker_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+def size_bucket(size: int) -> str:
+    """Return the label of a batch's size: the power of two it does not exceed, so that there are few."""
+    return str(min(1 << (size - 1).bit_length(), _SIZES[-1]))
+
+
+class _Count(Collector):
+    """A counter that somebody else keeps."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def describe(self) -> Sequence[Metric]:
+        return [CounterMetricFamily(self._name, self._text)]
+
+    def collect(self) -> Sequence[Metric]:
+        return [CounterMetricFamily(self._name, self._text, value=self._read())]

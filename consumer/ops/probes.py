@@ -5,11 +5,13 @@ from __future__ import annotations
 from consumer.brake import Brake
 from consumer.broker.leases import LeaseKeeper
 from consumer.broker.subscriber import PubSubSubscriber
+from consumer.memory_budget import MemoryBudget
 from consumer.models.pool import ModelPool
 from consumer.ops.health import Probes
 from consumer.ops.loop_lag import LoopLag
 from consumer.ops.metrics import Metrics
 from consumer.patience import Patience
+from consumer.turns import Turns
 from consumer.worker import Worker
 
 _HUNG_DEVICE = 300.0
@@ -70,3 +72,17 @@ def watch_worker(
     watch("peers_waited_for", "Destinations with callers that wait.", lambda: len(patience.waiting))
     watch("misconfigured", "Destinations an operator has to put right.", lambda: len(patience.misconfigured))
     watch("brake_engaged", "1 while too many messages are given up for one reason.", lambda: bool(brake.why))
+
+
+def watch_load(metrics: Metrics, pool: ModelPool, turns: Turns, budget: MemoryBudget) -> None:
+    """Export what waits, and for what."""
+    watch = metrics.watch
+    watch("devices", "Devices that answer.", lambda: pool.devices)
+    watch("device_queue_items", "Items that wait for a device.", pool.waiting)
+    watch("photo_bytes", "Files and decoded photos in memory.", lambda: budget.held)
+    watch("photo_bytes_limit", "What DECODED_MEMORY allows.", lambda: budget.limit)
+    watch("photos_waiting", "Photos that wait for memory to be decoded.", lambda: budget.waiting)
+    watch("messages_in_hand", "Messages leased that wait for a slot.", lambda: turns.in_hand)
+    metrics.watch_count(
+        "messages_rested", "Messages handed back until their tenant's turn.", lambda: turns.rests
+    )

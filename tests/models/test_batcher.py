@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.models.batcher import Batcher, BatchInfo, BatchSizeMismatch, Trigger
+from consumer.models.batch_info import BatchInfo, Trigger
+from consumer.models.batcher import Batcher, BatchSizeMismatch
 from consumer.models.device import DeviceThread
 from consumer.models.replies import Call, Request
 from consumer.models.simulated import SimulatedBreak, SimulatedDevice, SimulatedRunner
@@ -94,7 +95,7 @@ def test_a_free_device_takes_all_that_waits_and_waits_for_nothing() -> None:
         ("m", 1, Trigger.FREE),
         ("m", 5, Trigger.FREE),
     ]
-    assert all(info.seconds >= 0 and info.waited >= 0 for info in bench.told)
+    assert all(info.seconds >= 0 and min(info.waits) >= 0 for info in bench.told)
 
 
 def test_callers_answered_together_share_their_next_batch_too() -> None:

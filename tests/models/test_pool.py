@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from consumer.models.batcher import BatchInfo
+from consumer.models.batch_info import BatchInfo
 from consumer.models.detection import DetectionRunner
 from consumer.models.device import Device
 from consumer.models.manifest import Manifest, ModelEntry, load_manifest

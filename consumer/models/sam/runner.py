@@ -109,6 +109,11 @@ class SamRunner:
         """As the manifest says for pictures; for prompts what suits the device."""
         return {"pictures": self._max_batch, "grids": self._grids}.get(str(bucket), self._prompts)
 
+    def fill(self, batch: Sequence[Shown | Prompt]) -> float:
+        """The pictures' share of the square they are padded to; prompts are not padded."""
+        seen = [item.image.shape[1:] for item in batch if isinstance(item, Shown)]
+        return float(sum(h * w for h, w in seen)) / (len(seen) * self._side**2) if seen else 1.0
+
     def run(self, batch: Sequence[Shown | Prompt]) -> Sequence[SamEmbedding | MaskFound | SketchedMasks]:
         """Return an embedding for each picture, the best mask for each prompt, all good ones for points.
 

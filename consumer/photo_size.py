@@ -1,0 +1,51 @@
+"""How much memory a picture's file needs while it is decoded, from its header alone."""
+
+from __future__ import annotations
+
+import re
+import struct
+from io import BytesIO
+
+from PIL.TiffImagePlugin import TiffImageFile
+
+from pipeline_steps.errors import UnreadableImage
+from pipeline_steps.image.headers import format_of, stored_size
+
+_BYTES_PER_PIXEL = {"JPEG": 3, "HEIF": 9}
+"""JPEG is decoded in place; HEIF is held three times."""
+_WITH_PILLOW = 7
+"""Pillow holds 4 bytes a pixel beside the 3 of the result."""
+_SPATIAL_EXTENTS = re.compile(rb"ispe\0\0\0\0(.{8})", re.DOTALL)
+_HEIF_HEADER = 1 << 18
+
+
+def decoding_bytes(data: bytes, max_pixels: int) -> int:
+    """Return the bytes decoding needs at its peak; 0 for what will be refused before anything is decoded.
+
+    Args:
+        data: the whole file.
+        max_pixels: the most that is decoded.
+    """
+    image_format = format_of(data)
+    if image_format is None:
+        return 0
+    try:
+        size = stored_size(data, image_format) or _size_inside(data, image_format)
+    except UnreadableImage:
+        return 0
+    pixels = size[0] * size[1]
+    return pixels * _BYTES_PER_PIXEL.get(image_format, _WITH_PILLOW) if pixels <= max_pixels else 0
+
+
+def _size_inside(data: bytes, image_format: str) -> tuple[int, int]:
+    """Return width and height of a TIFF or HEIF."""
+    if image_format == "HEIF":
+        # A grid names the size of its tiles and its own; the largest is the picture's.
+        sizes = [struct.unpack(">II", found) for found in _SPATIAL_EXTENTS.findall(data[:_HEIF_HEADER])]
+        return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+    try:
+        with TiffImageFile(BytesIO(data)) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error):
+        return 0, 0  # its decoder will say what is wrong
+    return int(width), int(height)
