@@ -87,9 +87,10 @@ class Sheet:
                 self._circle(x(peer), middle, 4, _PEER)
             self._circle(x(mark.good), middle, 5, colour)
             self._text(_LABELS + _PLOT + 14, middle + 4, mark.said, fill=colour)
-            names = ", ".join(mark.peers)
-            if names:
-                self._text(_LABELS, middle + 17, f"grey: {names}", size=_SMALL, fill=_PEER)
+            if mark.peers:
+                names = ", ".join(sorted(mark.peers, key=mark.peers.__getitem__))
+                where = "grey" if len(mark.peers) == 1 else "grey, from the left"
+                self._text(_LABELS, middle + 18, f"{where}: {names}", size=_SMALL, fill=_PEER)
                 self.height += 10
         self._axis(x, top, self.height)
         self._line(x(1), top, x(1), self.height, _INK, 1.5)
@@ -107,20 +108,20 @@ class Sheet:
             first = middle - 15 * (len(group.seconds) - 1) / 2
             for number, (side, seconds) in enumerate(group.seconds.items()):
                 y, colour = first + 15 * number, _OURS if side == "ours" else _PEER
-                self._line(x(low), y, x(seconds), y, colour, 9)
-                self._text(x(seconds) + 6, y + 4, f"{side} {_short(seconds)} s", size=_SMALL, fill=colour)
+                self._circle(x(seconds), y, 5, colour)
+                self._text(x(seconds) + 10, y + 4, f"{side} {_short(seconds)} s", size=_SMALL, fill=colour)
         self._axis(x, top, self.height)
         self.height += 26
 
     def curves(self, lines: Sequence[Line]) -> None:
         """Draw each curve in a small plot of its own, two beside each other, from zero up."""
-        wide, high, left = 300, 110, 62
+        wide, high = 335, 110
         for number, line in enumerate(lines):
             column = number % 2
             if column == 0 and number:
-                self.height += high + 84
-            self._curve(line, _SPACE + column * 415 + left, self.height + 34, wide, high)
-        self.height += 110 + 74
+                self.height += high + 92
+            self._curve(line, _SPACE + column * 415, self.height + 34, wide, high)
+        self.height += high + 100
 
     def _curve(self, line: Line, left: float, top: float, wide: float, high: float) -> None:
         xs, ys = [point[0] for point in line.points], [point[1] for point in line.points]
@@ -129,12 +130,11 @@ class Sheet:
         x = _Scale(min(xs), max(xs), left + 16, left + wide - 16)
         places = [(x(a), top + high - high * b / ceiling) for a, b in line.points]
         colour, limit = _OURS if line.met else _MISSED, top + high - high * allowed / ceiling
-        self._text(left - 40, top - 16, line.what, weight="bold")
+        self._text(left, top - 24, line.what, weight="bold")
+        self._text(left, top - 8, line.up, size=_SMALL)
         self._line(left, top + high, left + wide, top + high, _INK, 1)
         self._line(left, limit, left + wide, limit, _PEER, 1, dash="4 4")
-        self._text(
-            left + wide, limit - 4, f"{line.most:g} times the first", size=_SMALL, fill=_PEER, anchor="end"
-        )
+        self._text(left + wide + 5, limit + 4, f"{line.most:g} times", size=_SMALL, fill=_PEER)
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
         self._parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for (a, b), value in zip(places, line.points, strict=True):
@@ -142,11 +142,6 @@ class Sheet:
             self._text(a, b + 17, _short(value[1]), size=_SMALL, fill=colour, anchor="middle")
             self._text(a, top + high + 15, _short(value[0]), size=_SMALL, anchor="middle")
         self._text(left + wide / 2, top + high + 30, line.across, size=_SMALL, anchor="middle")
-        middle = top + high / 2
-        self._parts.append(
-            f'<text transform="translate({left - 12:.1f},{middle:.1f}) rotate(-90)" font-size="{_SMALL}" '
-            f'fill="{_INK}" text-anchor="middle">{escape(line.up)}</text>'
-        )
 
     # ------------------------------------------------------------------------------------------------ strokes
 

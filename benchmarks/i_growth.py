@@ -2,8 +2,8 @@
 
 Each kind of work is done once, ten times and a hundred times as much, with the product's own code:
 
-- `messages`: a worker's process gets a message every two seconds, 5 and 50 a second: broker, bucket, a pipeline on a
-  simulated device, result, callback, ack. What it costs when nothing comes is taken off.
+- `messages`: a worker's process gets a message every two seconds, 5 and 50 a second: broker, bucket, a
+  pipeline on a simulated device, result, callback, ack. What it costs when nothing comes is taken off.
 - `tenants`: the same worker empties a backlog of 4 messages of each of 1, 10 and 100 tenants.
 - `pixels`: JPEGs of 0.48, 4.8 and 48 megapixels are decoded.
 - `tiles`: pictures of these sizes are cut into tiles, a device that only pretends answers eight boxes for

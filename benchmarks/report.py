@@ -190,7 +190,7 @@ def _bars(row: Mapping[str, Any]) -> Bars | None:
         if name.endswith(unit) and value > 0
     }
     ours_first = dict(sorted(seconds.items(), key=lambda side: side[0] != "ours"))
-    return Bars(row["metric"], ours_first) if seconds else None
+    return Bars(row["metric"].partition(":")[0], ours_first) if seconds else None
 
 
 def _curve(row: Mapping[str, Any]) -> Line:
