@@ -1,0 +1,269 @@
+"""How soon a worker is ready, and what its first message waits: `python -m benchmarks.g_start`.
+
+From the start of the process `mlworker run` to the first time /readyz says yes, between the same broker,
+bucket and backend as the other benchmarks. Beside it, by turns, `g_naive.py`: the same models loaded and
+warmed up with the same inputs as the libraries' own pages have it, until it says `ready`; it has no probes,
+no storage and no backend to open. Both find their files in the page cache, each has all cores, and each
+computes with one thread.
+
+Three cases: the packaged models; a SAM of ViT-B's size with random weights, in the original checkpoint's
+format; and the same with the warm-up left for afterwards (`WARM_UP=after_ready`), the other without any.
+
+The first message's latency is measured on workers that have just said that they are ready, over the median
+of those that follow one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from benchmarks.method import (
+    CONTROL,
+    BusyMachine,
+    Row,
+    Target,
+    control_row,
+    in_turns,
+    median,
+    parser,
+    ratio,
+    require_quiet,
+    write,
+)
+from benchmarks.processes import line
+from benchmarks.surroundings import START_LIMIT, Line, Program, Surroundings, TooSlow, as_json
+from consumer.local.scenes import demo_photo
+from consumer.models.opening import models_folder
+from pipeline_steps.image.encode import encode_jpeg
+from tests.command import COMMAND
+from tests.peers import free_port
+
+BLOCKS = 7
+FEWER = 3
+"""Of the case in which a start takes many seconds."""
+FOLLOWING = 8
+"""Messages after the first."""
+_LOOK = 0.003
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is loaded, and whether readiness waits for the warm-up."""
+
+    name: str
+    folder: Path
+    warms_up: bool
+    least: float
+    """The ratio it should reach."""
+    most: float | None = None
+    """The seconds it should take."""
+    is_long: bool = False
+
+
+@dataclass
+class Starts:
+    """Starts workers and their naive counterparts."""
+
+    around: Surroundings
+    case: Case
+    line: Line
+    folder: Path
+    photo: str
+    phases: list[Mapping[str, float]] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    """Seconds of the first message over those of the following ones, for each worker that got some."""
+
+    def ours(self, *, sends: bool = False) -> float:
+        """Start `mlworker run` and return the seconds until it is ready."""
+        port = free_port()
+        environment = self.around.environment(
+            PORT=str(port),
+            DEVICES="cpu",
+            SUBSCRIPTION=self.line.subscription,
+            RESULTS_TOPIC="results",
+            DEAD_LETTER_TOPIC="dead-letters",
+            MODEL_PATH=str(self.case.folder),
+            WARM_UP="before_ready" if self.case.warms_up else "after_ready",
+        )
+        began = time.perf_counter()
+        with Program.start("mlworker", [str(COMMAND), "run"], environment, self.folder) as program:
+            while not _is_ready(port):
+                program.check()
+                if time.perf_counter() - began > START_LIMIT:
+                    raise TooSlow(f"mlworker was not ready after {START_LIMIT:g} s: {program.said()}")
+                time.sleep(_LOOK)
+            seconds = time.perf_counter() - began
+            self.phases.append(_phases(program.log))
+            if sends:
+                self.first.append(self._first_message(program))
+        return seconds
+
+    def naive(self) -> float:
+        """Start the naive counterpart and return the seconds until it says that it is ready."""
+        command = [sys.executable, "-m", "benchmarks.g_naive", str(self.case.folder)]
+        began = time.perf_counter()
+        with subprocess.Popen(
+            [*command, "yes" if self.case.warms_up else "no"],
+            env=self.around.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                line(process, "the naive start", START_LIMIT)
+                return time.perf_counter() - began
+            finally:
+                process.kill()
+
+    def _first_message(self, program: Program) -> float:
+        first, *following = (self._latency(program) for _ in range(1 + FOLLOWING))
+        return first / statistics.median(following)
+
+    def _latency(self, program: Program) -> float:
+        """Send a message and return the seconds until it is acked."""
+        body = as_json(
+            tenant_id="acme",
+            session_id=str(uuid4()),
+            image_id=str(uuid4()),
+            image_url=self.photo,
+            pipeline_definition={
+                "steps": [{"type": "step", "name": "detection", "kwargs": {"model": "plants"}}]
+            },
+        )
+        self.line.acked.clear()
+        began = time.perf_counter()
+        self.line.send([body])
+        return self.line.until_acked(1, program.check)[0] - began
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _phases(log: Path) -> Mapping[str, float]:
+    """What the worker says of its start."""
+    for said in log.read_text().splitlines():
+        if '"message":"started"' in said:
+            found: Mapping[str, float] = json.loads(said)["seconds"]
+            return found
+    raise RuntimeError(f"{log}: expected a line that says `started`")
+
+
+def vit_b(folder: Path) -> Path:
+    """Write a SAM of ViT-B's size with random weights, as its authors publish theirs, and its manifest."""
+    import torch
+    from segment_anything import sam_model_registry
+
+    torch.manual_seed(0)
+    file = folder / "sam_vit_b.pth"
+    torch.save(sam_model_registry["vit_b"]().state_dict(), file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "models.yaml").write_text(
+        f"models:\n- {{name: sam, kind: sam, architecture: vit_b, weights: {file.name}, sha256: {digest}, "
+        "version: '1', input_size: 1024, max_batch: 1}\n"
+    )
+    return folder
+
+
+def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
+    """Measure one case."""
+    case = starts.case
+    sends = case.name == "packaged models"
+    sides = {"ours": partial(starts.ours, sends=sends), "naive": starts.naive}
+    if sends:
+        sides["ours again"] = partial(starts.ours, sends=True)
+    seconds = in_turns(sides, blocks)
+    ours, naive = median(seconds["ours"]), median(seconds["naive"])
+    phases = {
+        name: statistics.median(start[name] for start in starts.phases if name in start)
+        for name in starts.phases[-1]
+    }
+    parts = ", ".join(f"{name} {spent:.2f}" for name, spent in phases.items())
+    rows = [
+        Row(
+            "g",
+            f"{case.name}: naive start ÷ ours",
+            ratio(seconds["naive"], seconds["ours"]),
+            Target(least=case.least),
+            note="exec to ready; page cache warm for both",
+        ),
+        Row(
+            "g",
+            f"{case.name}: seconds from exec to ready",
+            ours,
+            Target(most=case.most) if case.most else None,
+            {"naive": naive.value},
+            note=f"seconds of the parts, some of which go on at the same time: {parts}",
+        ),
+    ]
+    if sends:
+        control = ratio(seconds["ours again"], seconds["ours"])
+        if abs(control.value - 1) > CONTROL and not busy:
+            raise BusyMachine(f"the same start takes {control} of itself; at most 5 % apart is believed")
+        first = median(starts.first)
+        rows += [
+            control_row("g", control),
+            Row("g", "first message ÷ median of the following", first, Target(most=1.1)),
+        ]
+    return rows
+
+
+def main() -> None:
+    """Measure all cases, and write what was measured."""
+    options = parser(__doc__)
+    options.add_argument("--only", choices=("packaged", "vit_b"), help="one of the models")
+    chosen = options.parse_args()
+    require_quiet(busy=chosen.busy)
+    with tempfile.TemporaryDirectory() as name, Surroundings() as around:
+        # The peers stay on their core; who starts has all of them.
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        write("g-start", rows(Path(name), around, chosen), chosen)
+
+
+def rows(folder: Path, around: Surroundings, chosen: argparse.Namespace) -> list[Row]:
+    """Measure the cases that were chosen."""
+    large = folder / "vit_b"
+    large.mkdir()
+    cases = []
+    if chosen.only != "vit_b":
+        packaged = shutil.copytree(models_folder("demo"), folder / "packaged")
+        cases.append(Case("packaged models", packaged, warms_up=True, least=1.5))
+    if chosen.only != "packaged":
+        vit_b(large)
+        cases += [
+            Case("ViT-B-sized SAM, warm-up afterwards", large, warms_up=False, least=1.5, most=2.5),
+            Case("ViT-B-sized SAM", large, warms_up=True, least=1.5, is_long=True),
+        ]
+    work = around.subscribe("starts")
+    photo = around.upload("acme/a.jpg", encode_jpeg(demo_photo(7, 720, 960).pixels, 88))
+    found = []
+    for case in cases:
+        starts = Starts(around, case, work, folder, photo)
+        found += measure(starts, chosen.blocks or (FEWER if case.is_long else BLOCKS), busy=chosen.busy)
+    return found
+
+
+if __name__ == "__main__":
+    main()
