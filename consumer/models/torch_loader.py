@@ -21,7 +21,7 @@ from consumer.models.folding import fold_normalisations
 from consumer.models.instances import InstanceRunner
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.pool import ModelPool, Place
-from consumer.models.precision import compute_as_told, exact_float32
+from consumer.models.precision import Compile, compute_as_told, exact_float32, uncompiled
 from consumer.models.runner import AnyRunner
 from consumer.models.sam import SamRunner
 from consumer.models.semantic import SemanticRunner
@@ -61,6 +61,7 @@ class TorchLoader:
         cache: keeps what is fetched.
         architectures: builders by name.
         phases: told how long weights are waited for, and what building networks takes.
+        compile_trunk: makes networks faster.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class TorchLoader:
         cache: WeightCache,
         architectures: Mapping[str, Builder] = ARCHITECTURES,
         phases: Phases | None = None,
+        compile_trunk: Compile = uncompiled,
     ) -> None:
         self._manifest = manifest
         self._cache = cache
         self._architectures = architectures
         self._phases = phases or Phases()
+        self._compile = compile_trunk
 
     async def load(self, model: ModelEntry) -> Place:
         """Fetch, check and read the model.
@@ -89,7 +92,7 @@ class TorchLoader:
             file = await self._cache.fetch(self._manifest, model)
         with self._phases.time("build"):
             network = await asyncio.to_thread(ready_to_answer, model, file, self._architectures)
-        return partial(_place, model, network)
+        return partial(_place, model, network, self._compile)
 
 
 def torch_pool(
@@ -129,10 +132,10 @@ def all_devices() -> tuple[str, ...]:
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
-def _place(model: ModelEntry, network: nn.Module, device: Device) -> AnyRunner:
+def _place(model: ModelEntry, network: nn.Module, compile_trunk: Compile, device: Device) -> AnyRunner:
     """Move the network to the device and wrap it in what runs its kind."""
     target = cast(TorchDevice, device).torch
-    compute_as_told(network, model, target)
+    compute_as_told(network, model, target, compile_trunk)
     return RUNNERS[model.kind](network.to(target), model.spec, target, model.max_batch)
 
 
