@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         "demo", description="Folder or gs:// prefix of models.yaml; `demo`: the packaged ones."
     )
     devices: Words = Field((), description="Such as `cuda:0,cuda:1`; by default all GPUs, else `cpu`.")
+    warm_up: Literal["before_ready", "after_ready"] = Field(
+        "before_ready",
+        description="`after_ready`: messages are taken once models are loaded; the first wait while they "
+        "warm up.",
+    )
 
     # The backend
     backend_url: AnyHttpUrl | Literal["none"] = Field(

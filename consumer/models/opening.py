@@ -103,7 +103,13 @@ async def _open_pool(
     with phases.time("torch"):
         loader = await asyncio.to_thread(import_lean, "consumer.models.torch_loader")
     devices = devices or await asyncio.to_thread(loader.all_devices)
-    make = partial(loader.torch_pool, on_batch=told.ran, on_broken=told.broke, memory=settings.model_memory)
+    make = partial(
+        loader.torch_pool,
+        on_batch=told.ran,
+        on_broken=told.broke,
+        memory=settings.model_memory,
+        warm_up_first=settings.warm_up == "before_ready",
+    )
     return devices, await asyncio.to_thread(make, manifest, devices, cache=cache, phases=phases)
 
 

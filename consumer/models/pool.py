@@ -69,6 +69,8 @@ class ModelPool(ModelCalls):
         on_batch: told of every batch that ran, on the device's thread: quick, and raises nothing.
         on_broken: told, on the device's thread, why a device answers nobody any more.
         memory: bytes that each device may hold for models; lazy ones make room for each other.
+        warm_up_first: whether the pinned models are warm before it is ready; otherwise what is asked first
+            waits for that, and what they take is measured without it.
     """
 
     def __init__(
@@ -80,9 +82,12 @@ class ModelPool(ModelCalls):
         on_batch: Callable[[BatchInfo], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
         memory: int | None = None,
+        warm_up_first: bool = True,
     ) -> None:
         self._manifest = manifest
         self._loader = loader
+        self._on_broken = on_broken
+        self._warm_up_first = warm_up_first
         threads = [DeviceThread(device) for device in devices]
         self._lanes = tuple(
             _Lane(thread, Batcher(thread, on_batch=on_batch, on_broken=on_broken)) for thread in threads
@@ -94,7 +99,7 @@ class ModelPool(ModelCalls):
         self._closed = False
 
     async def start(self) -> None:
-        """Load all pinned models, and run a real forward of every batch size.
+        """Load all pinned models, and run a real forward of every batch size, now or right afterwards.
 
         Raises:
             ModelUnavailable: one of them does not load, or does not survive it.
@@ -103,10 +108,19 @@ class ModelPool(ModelCalls):
             if model.pinned:
                 await self._residency.pin(name)
         self._started = True
+        if not self._warm_up_first:
+            for replica in (one for replicas in self._replicas.values() for one in replicas):
+                replica.lane.thread.post(partial(self._warm_up_late, replica))
+
+    def _warm_up_late(self, replica: _Replica) -> None:
+        try:
+            replica.runner.warm_up()
+        except Exception as error:  # noqa: BLE001  whatever it is, this model answers nobody
+            self._on_broken(f"a model did not survive its warm-up: {error!r}")
 
     @property
     def ready(self) -> bool:
-        """Whether every pinned model is warm and every device takes work."""
+        """Whether every pinned model is loaded, or also warm, and every device takes work."""
         return self._started and not self._closed and all(lane.thread.alive for lane in self._lanes)
 
     def busy_for(self) -> float:
@@ -202,7 +216,8 @@ class ModelPool(ModelCalls):
         def warm(device: Device) -> tuple[AnyRunner, int]:
             before = device.memory()
             runner = place(device)
-            runner.warm_up()
+            if self._warm_up_first or self._started:
+                runner.warm_up()
             return runner, device.memory() - before
 
         replicas, sizes = [], [0]

@@ -103,6 +103,7 @@ def torch_pool(
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
     on_broken: Callable[[str], None] = lambda _: None,
     memory: int | None = None,
+    warm_up_first: bool = True,
     phases: Phases | None = None,
 ) -> ModelPool:
     """Return a pool of the manifest's models on torch's devices, and let torch use its share of the CPU only.
@@ -114,6 +115,7 @@ def torch_pool(
         on_batch: see `ModelPool`.
         on_broken: see `ModelPool`.
         memory: see `ModelPool`.
+        warm_up_first: see `ModelPool`.
         phases: see `TorchLoader`.
 
     Raises:
@@ -124,7 +126,15 @@ def torch_pool(
     weights = cache if isinstance(cache, WeightCache) else WeightCache(cache)
     loader = TorchLoader(manifest, weights, phases=phases)
     found = [TorchDevice(name) for name in devices]
-    return ModelPool(manifest, found, loader, on_batch=on_batch, on_broken=on_broken, memory=memory)
+    return ModelPool(
+        manifest,
+        found,
+        loader,
+        on_batch=on_batch,
+        on_broken=on_broken,
+        memory=memory,
+        warm_up_first=warm_up_first,
+    )
 
 
 def all_devices() -> tuple[str, ...]:
