@@ -326,6 +326,7 @@ class LitServe:
 
     def _awake(self) -> ExitStack:
         self._program.thaw()
+        self._local = threading.local()  # the server closes what was silent for long
         awake = ExitStack()
         awake.callback(self._program.freeze)
         return awake

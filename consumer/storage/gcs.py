@@ -2,7 +2,7 @@
 
 What is done here beyond Google's client:
 
-- **Bytes travel in requests of our own** (`gcs_requests.py`), under the client's session and retry policy.
+- **Single objects are asked about in requests of our own** (`gcs_requests.py`), under the client's retries.
 - **Downloads are checked**: size and CRC-32C of what arrived against the object's own.
 - **A lost answer to a conditional write** is told from another writer's success.
 - **A 404 says which is missing**, the object (permanent) or the bucket (the operator's to mend).
@@ -86,7 +86,7 @@ class GcsStore:
         self._client._bucket_metadata_cache = None  # noqa: SLF001 - there is only an environment variable
         self._threads = CallThreads(threads, "gcs-store")
         self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
-        self._requests = ObjectRequests(session, endpoint, self._timeout)
+        self._requests = ObjectRequests(credentials, endpoint, self._timeout, threads)
         self._retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=5.0, multiplier=2.0).with_timeout(retry_s)
         self._bucket_seen: dict[str, float] = {}
 
@@ -136,15 +136,16 @@ class GcsStore:
     async def close(self) -> None:
         """Wait for the calls under way, then close the connections."""
         await self._threads.close()
+        self._requests.close()
         self._client.close()
 
     # ------------------------------------------------------------------ in a thread, from here on
 
     def _stat(self, bucket: str, name: str, generation: int | None) -> ObjectInfo:
         with self._errors("reading", bucket, name):
-            blob = self._blob(bucket, name, generation)
-            blob.reload(timeout=self._timeout, retry=self._retry)
-        return _info(blob)
+            check_url_name(name)
+            info: ObjectInfo = self._retry(self._requests.stat)(bucket, name, generation)
+        return info
 
     def _read(self, bucket: str, name: str, generation: int | None, max_bytes: int | None) -> StoredObject:
         for _ in range(_READ_TRIES):
@@ -208,9 +209,8 @@ class GcsStore:
     def _delete(self, bucket: str, name: str, expected: int | None) -> None:
         try:
             with self._errors("deleting", bucket, name):
-                self._blob(bucket, name, None).delete(
-                    if_generation_match=expected, timeout=self._timeout, retry=self._retry
-                )
+                check_url_name(name)
+                self._retry(self._requests.delete)(bucket, name, expected)
         except ObjectMissing:
             return
 
@@ -218,10 +218,6 @@ class GcsStore:
         with self._errors("listing", listing.bucket, listing.prefix):
             page, following = page_of(self._client, listing, token, timeout=self._timeout, retry=self._retry)
             return [_info(blob) for blob in page], following
-
-    def _blob(self, bucket: str, name: str, generation: int | None) -> storage.Blob:
-        check_url_name(name)
-        return self._client.bucket(bucket).blob(name, generation=generation)
 
     @contextmanager
     def _errors(self, doing: str, bucket: str, name: str) -> Iterator[None]:
