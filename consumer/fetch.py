@@ -19,6 +19,7 @@ from consumer.storage import ObjectStore, StoredObject
 from pipeline_steps.artifacts import Image
 from pipeline_steps.errors import ObjectMissing, Superseded, UnreadableImage
 from pipeline_steps.image.intake import DecodedImage, read_image
+from pipeline_steps.image.tiff_windows import TiffWindow, open_windows
 
 MISSING_GRACE = 3.0
 """Seconds a missing object is looked for again: the message may be quicker than the upload."""
@@ -50,8 +51,12 @@ class Fetcher:
     on_decoded: Callable[[float, float], None] = lambda *_: None
     """Told of every photo: for how many seconds it waited for room and for a thread, and how many it took."""
 
-    async def fetch(self, job: Job) -> Photo:
+    async def fetch(self, job: Job, *, in_windows: bool = False) -> Photo:
         """Return the job's photo. Until its credit is released, it counts as being in memory.
+
+        Args:
+            job: whose photo.
+            in_windows: nobody needs it whole: a large TIFF need not be decoded now.
 
         Raises:
             ObjectMissing: it does not exist, also after a short grace.
@@ -63,8 +68,23 @@ class Fetcher:
         if not stored.data:
             raise UnreadableImage(f"{job.source.url}: expected a picture, found zero bytes")
         credit = self.budget.note(job.ids.tenant_id, len(stored.data))
+        if in_windows and (windows := await self._windows(job, stored.data, credit)):
+            return Photo(Image(windows), stored.info.generation, windows.turned, credit)
         decoded = await self._decode(job, stored.data, credit)
         return Photo(Image(decoded.pixels), stored.info.generation, decoded.orientation_applied, credit)
+
+    async def _windows(self, job: Job, data: bytes, credit: Credit) -> TiffWindow | None:
+        """Return the photo as it is stored, with room for what windows of it take; None if it has none."""
+        try:
+            windows = await asyncio.to_thread(
+                open_windows, data, max_pixels=self.max_pixels, name=job.source.url
+            )
+            if windows is not None:
+                await credit.grow(windows.memory)
+        except BaseException:
+            credit.release()
+            raise
+        return windows
 
     async def _decode(self, job: Job, data: bytes, credit: Credit) -> DecodedImage:
         asked = time.monotonic()

@@ -140,7 +140,9 @@ class Runner:
     async def _photo(self, job: Job, pipeline: Pipeline) -> Photo | None:
         if not pipeline.reads(Image):
             return None
-        return await self.patience.persist(f"bucket {job.source.bucket}", lambda: self.fetcher.fetch(job))
+        return await self.patience.persist(
+            f"bucket {job.source.bucket}", lambda: self.fetcher.fetch(job, in_windows=pipeline.in_windows)
+        )
 
 
 def _info(photo: Photo | None) -> ImageInfo | None:

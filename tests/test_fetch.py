@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from consumer.fair_threads import FairThreads
 from consumer.fetch import Fetcher
@@ -21,6 +23,7 @@ from consumer.storage.filesystem import FilesystemStore
 from contracts.builders import pipeline
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import ObjectMissing, Superseded, UnreadableImage
+from pipeline_steps.image import tiff_windows
 from pipeline_steps.image.encode import encode_jpeg
 
 IDS = Ids("acme", UUID(int=1), UUID(int=2))
@@ -158,3 +161,33 @@ def test_whoever_is_cancelled_while_decoding_goes_at_once_and_the_room_with_the_
             await until(lambda: reading.budget.held == 0)
 
     asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_a_large_tiff_is_not_decoded_where_nobody_needs_it_whole(
+    store: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiff_windows, "LEAST_PIXELS", 1000)
+    pixels, file = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3), io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "TIFF", compression="tiff_lzw", tiffinfo={278: 16, 274: 3})
+    asyncio.run(store.write("photos", "acme/map.tif", file.getvalue(), content_type="image/tiff"))
+
+    reading = fetcher(store)
+    windows, whole = (
+        asyncio.run(reading.fetch(job("acme/map.tif"), in_windows=in_windows)) for in_windows in (True, False)
+    )
+
+    assert not windows.image.is_read
+    assert whole.image.is_read
+    assert windows.orientation_applied
+    assert windows.generation == whole.generation
+    np.testing.assert_array_equal(windows.image.pixels, whole.image.pixels)
+    assert windows.credit.size == len(file.getvalue()) + 2 * 1024 * 80 * 3
+    for photo in (windows, whole):
+        photo.credit.release()
+    assert reading.budget.held == 0
+
+
+def test_other_pictures_are_decoded_even_then(store: FilesystemStore) -> None:
+    photo = asyncio.run(fetcher(store).fetch(job("acme/one.jpg"), in_windows=True))
+
+    assert photo.image.is_read

@@ -42,6 +42,11 @@ class TiffWindow:
         return self.bottom - self.top, self.right - self.left, 3
 
     @property
+    def memory(self) -> int:
+        """Bytes that are held while it is looked at: blocks, and about as much of windows."""
+        return 2 * self._blocks.kept_bytes
+
+    @property
     def turned(self) -> bool:
         """Whether the stored picture is turned or mirrored to be upright."""
         return self._blocks.turned
@@ -69,7 +74,7 @@ class DecodedBlocks:
 
     _blocks: TiffBlocks
     _name: str
-    _kept_bytes: int
+    kept_bytes: int
     _kept: OrderedDict[int, Pixels] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -103,13 +108,13 @@ class DecodedBlocks:
             name = f"{self._name}: block {number}"
             block = read_image(self._blocks.as_tiff(number), max_pixels=largest, name=name).pixels
         self._kept[number] = block
-        while len(self._kept) > 1 and len(self._kept) * block.nbytes > self._kept_bytes:
+        while len(self._kept) > 1 and len(self._kept) * block.nbytes > self.kept_bytes:
             self._kept.popitem(last=False)
         return block
 
 
 def open_windows(
-    data: bytes, *, max_pixels: int, name: str, least_pixels: int = LEAST_PIXELS
+    data: bytes, *, max_pixels: int, name: str, least_pixels: int | None = None
 ) -> TiffWindow | None:
     """Return the picture, to be read window by window; None if it is one to be decoded whole.
 
@@ -117,7 +122,7 @@ def open_windows(
         data: a whole file, of any format.
         max_pixels: the largest width x height to read; the setting MAX_IMAGE_PIXELS.
         name: what to call it in messages, such as its `gs://` url.
-        least_pixels: from how many pixels on it is worth it.
+        least_pixels: from how many pixels on it is worth it; None is `LEAST_PIXELS`.
 
     Raises:
         UnreadableImage: it has more than `max_pixels`.
@@ -132,7 +137,7 @@ def open_windows(
     turned = blocks.orientation in ON_ITS_SIDE
     in_strips = blocks.block_width >= blocks.width
     if (
-        blocks.width * blocks.height < least_pixels
+        blocks.width * blocks.height < (LEAST_PIXELS if least_pixels is None else least_pixels)
         or blocks.block_width * blocks.block_height > _LINES_AT_ONCE * longer
         or (turned and in_strips)  # every window would need every strip
     ):
