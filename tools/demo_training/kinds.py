@@ -76,7 +76,7 @@ def train_classifier(
 ) -> nn.Module:
     """Train the classifier, its trunk starting from the plant detector's; kinds are drawn equally often."""
     torch.manual_seed(seed)
-    network = small_classifier(len(PLANT_KINDS))
+    network = small_classifier(len(PLANT_KINDS)).to(memory_format=torch.channels_last)
     if trunk:
         load_part(network, trunk, "backbone.body.")
     rng = np.random.default_rng(seed)
@@ -93,8 +93,9 @@ def train_classifier(
             part = picture[edge[0] : AROUND - edge[1], edge[2] : AROUND - edge[3]]
             turned = np.rot90(part, int(rng.integers(4)))[:, :: int(rng.choice((-1, 1)))]
             images.append(np.asarray(Image.fromarray(turned).resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
+        pictures = normalised(np.stack(images)).contiguous(memory_format=torch.channels_last)
         return functional.cross_entropy(
-            current(normalised(np.stack(images))), torch.from_numpy(crops.kinds[chosen]), label_smoothing=0.05
+            current(pictures), torch.from_numpy(crops.kinds[chosen]), label_smoothing=0.05
         )
 
     return train("species", network, loss, seconds, rate, checkpoint)
