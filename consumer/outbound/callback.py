@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from consumer.errors import CallbackFailed
 from consumer.jobs import Job
 from consumer.outbound.bodies import error_body, legacy_body, results_body
-from consumer.outbound.hosts import AllowedHosts
+from consumer.outbound.hosts import AllowedHosts, read_url
 from consumer.redaction import redacted
 from contracts.failure import FailureClass
 from contracts.result import ProcessingResult
@@ -140,7 +140,11 @@ class Backend:
             async with (
                 asyncio.timeout(limit),
                 self.client.stream(
-                    "POST", url, content=content, headers={**headers, **proof}, follow_redirects=False
+                    "POST",
+                    read_url(url),
+                    content=content,
+                    headers={**headers, **proof},
+                    follow_redirects=False,
                 ) as response,
             ):
                 answer = await _read_some(response)
@@ -158,7 +162,7 @@ class Backend:
 
 def _host(url: str) -> str:
     try:
-        return httpx.URL(url).raw_host.decode("ascii").lower()
+        return read_url(url).raw_host.decode("ascii").lower()
     except (httpx.InvalidURL, UnicodeError):
         return ""  # `deliver` says what is wrong with it
 
@@ -186,7 +190,7 @@ def _secrets(url: str, proof: Mapping[str, str]) -> Iterator[str]:
         if not value.isdecimal():  # the time is none
             yield value
             yield value.removeprefix("Bearer ").removeprefix("sha256=")
-    query = httpx.URL(url).query.decode("ascii")
+    query = read_url(url).query.decode("ascii")
     yield query
     for _, value in parse_qsl(query):
         yield value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httpx
 
@@ -103,7 +104,7 @@ class AllowedHosts:
         """
         try:
             # As the client reads it: two readers might disagree on what the host is.
-            parts = httpx.URL(url)
+            parts = read_url(url)
         except (httpx.InvalidURL, UnicodeError) as error:
             raise CallbackFailed(
                 "callback_url is no url: expected https://host[:port]/path", FailureClass.PERMANENT
@@ -158,6 +159,16 @@ class AllowedHosts:
             return name in _METADATA_HOSTS or (is_here and not self.allow_loopback)
         reach = reach_of(address)
         return reach is Reach.NEVER or (reach is Reach.THIS_MACHINE and not self.allow_loopback)
+
+
+@lru_cache(maxsize=256)
+def read_url(url: str) -> httpx.URL:
+    """Return the parts of a url as the client reads it: for each message several times, and mostly the same.
+
+    Raises:
+        httpx.InvalidURL, UnicodeError: it is none.
+    """
+    return httpx.URL(url)
 
 
 def is_host(text: str) -> bool:
