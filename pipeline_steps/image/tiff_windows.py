@@ -21,9 +21,8 @@ from pipeline_steps.image.turning import ON_ITS_SIDE, stored_window, upright
 LEAST_PIXELS = 50_000_000
 """Smaller pictures are decoded whole: that is faster, and any step can read them."""
 _KEPT_LINES = 1024
-"""As many lines' worth of pixels are kept: a row of tiles of 512 with its blocks, and the next one's."""
-_LINES_AT_ONCE = 512
-"""Blocks of more lines than this hold too much of the picture."""
+"""As many lines' worth of pixels are kept: a row of tiles of 512 with its blocks, and the next one's. A
+quarter of the picture at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +132,13 @@ def open_windows(
         blocks = blocks_of(data)
     except Strange:
         return None  # whatever it is, the decoder of whole pictures says it
-    longer = max(blocks.width, blocks.height)
+    longer, shorter = max(blocks.width, blocks.height), min(blocks.width, blocks.height)
+    kept = min(_KEPT_LINES, shorter // 4) * longer
     turned = blocks.orientation in ON_ITS_SIDE
     in_strips = blocks.block_width >= blocks.width
     if (
         blocks.width * blocks.height < (LEAST_PIXELS if least_pixels is None else least_pixels)
-        or blocks.block_width * blocks.block_height > _LINES_AT_ONCE * longer
+        or 2 * blocks.block_width * blocks.block_height > kept  # a block holds too much of the picture
         or (turned and in_strips)  # every window would need every strip
     ):
         return None
@@ -147,4 +147,4 @@ def open_windows(
     except UnreadableImage as error:
         raise UnreadableImage(f"{name}: {error}") from None
     width, height = (blocks.height, blocks.width) if turned else (blocks.width, blocks.height)
-    return TiffWindow(DecodedBlocks(blocks, name, 3 * longer * _KEPT_LINES), 0, 0, width, height)
+    return TiffWindow(DecodedBlocks(blocks, name, 3 * kept), 0, 0, width, height)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline_steps.errors import UnreadableImage
@@ -228,6 +230,7 @@ def test_a_damaged_block_is_refused_when_it_is_looked_at() -> None:
         ("an old JPEG", lambda: tiff(samples(3), more={259: (6,)})),
         ("more strips than there are", lambda: tiff(samples(3), more={278: (HEIGHT,)})),
         ("one large tile", lambda: tiff(np.zeros((520, 520, 1), np.uint8), photometric=1, tile=(520, 520))),
+        ("a long line", lambda: tiff(np.zeros((1, 90_000, 1), np.uint8), photometric=1, tile=(16, 16))),
         ("strips on their side", lambda: tiff(samples(3), orientation=6)),
         (
             "a tag that leads out of the file",
@@ -310,3 +313,26 @@ def test_a_large_picture_is_never_held_whole(tmp_path: Path) -> None:
     grown, whole_picture, seen = map(int, ran.stdout.split())
     assert seen > 300
     assert grown < whole_picture / 2
+
+
+@st.composite
+def damaged_tiffs(draw: st.DrawFn) -> bytes:
+    data = bytearray(FILES[draw(st.sampled_from(sorted(FILES)))]())
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, (400 if draw(st.booleans()) else len(data)) - 5))
+        new = draw(
+            st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\1\0"]) | st.binary(max_size=8)
+        )
+        data[at : at + len(new)] = new
+    return bytes(data)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(damaged_tiffs())
+def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes) -> None:
+    try:
+        seen = open_windows(data, max_pixels=100_000, name="x", least_pixels=1)
+        if seen is not None:
+            assert seen.read().shape == seen.shape
+    except UnreadableImage as refused:
+        assert str(refused).startswith("x: ")  # noqa: PT017
