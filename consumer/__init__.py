@@ -11,5 +11,5 @@ To follow one message, read in this order:
 7. `consumer/models/pool.py`, `consumer/models/batcher.py`: how models are shared
 8. `consumer/ledger.py`, `consumer/outbound/`: what is kept, and what leaves
 9. `consumer/outcomes.py`, `consumer/giving_up.py`: what becomes of failures
-10. `consumer/app.py`: how all of it is put together
+10. `consumer/app.py`, `consumer/starting.py`: how all of it is put together, and started
 """
