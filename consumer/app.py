@@ -30,6 +30,7 @@ from consumer.ledger import BucketLedger, Ledger, NoLedger
 from consumer.memory_budget import MemoryBudget
 from consumer.models.opening import OpenModels, open_models
 from consumer.models.pool import ModelPool
+from consumer.models.threads import cpu_limit
 from consumer.ops.health import health_app, serving
 from consumer.ops.loop_lag import LoopLag
 from consumer.ops.memory_limit import photo_memory
@@ -113,6 +114,8 @@ async def open_worker(
             publisher = PubSubPublisher(settings.google_cloud_project, endpoint)
             resources.push_async_callback(publisher.close)
         threads = resources.enter_context(FairThreads(slots + 2, "step"))
+        # As many photos of one tenant as there are cores: more would only slow the others' down.
+        decoders = resources.enter_context(FairThreads(max(3, cpu_limit() + 1), "decode"))
 
         budget = MemoryBudget(settings.decoded_memory or photo_memory())
 
@@ -149,7 +152,7 @@ async def open_worker(
                     settings.max_image_bytes,
                     settings.max_image_pixels,
                     budget=budget,
-                    threads=threads,
+                    threads=decoders,
                     on_decoded=metrics.photo_decoded,
                 ),
                 store=store,
