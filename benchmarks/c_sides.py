@@ -27,7 +27,7 @@ from pipeline_steps.context import StepContext
 from pipeline_steps.registry import StepRegistry, step
 
 PROJECT, BUCKET = "bench", "photos"
-SLOTS, FULL_SLOTS = 400, 32
+SLOTS, FULL_SLOTS = 400, 16
 """As many messages as four unary pulls of a hundred have in hand."""
 LIMIT = 60.0
 """Seconds in which a round is over, or fails."""
