@@ -3,7 +3,7 @@
 One thread, which depends on nothing but the monotonic clock. It never waits for an RPC: each is sent with a
 timeout of its own, and its answer is noted when it comes. So neither a blocked event loop, nor a slow
 broker, nor another message can delay a renewal. The worker never relies on the subscription's own deadline:
-the first extension is sent as soon as a message is held.
+the first extension is sent a moment after a message is held, unless it is over by then.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class LeaseKeeper:
             self._thread = None
 
     def hold(self, ack_ids: Sequence[str]) -> Sequence[Lease]:
-        """Keep these messages leased from now on; their first extension is sent at once."""
+        """Keep these messages leased from now on; their first extension is sent in a moment."""
         now = self._clock()
         leases = [Lease(ack_id, self._clock, now + MIN_ACK_DEADLINE, due=now) for ack_id in ack_ids]
         with self._changed:
