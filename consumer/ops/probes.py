@@ -78,6 +78,7 @@ def watch_load(metrics: Metrics, pool: ModelPool, turns: Turns, budget: MemoryBu
     """Export what waits, and for what."""
     watch = metrics.watch
     watch("devices", "Devices that answer.", lambda: pool.devices)
+    watch("device_batch_age_seconds", "For how long the oldest batch has been running.", pool.busy_for)
     watch("device_queue_items", "Items that wait for a device.", pool.waiting)
     watch("photo_bytes", "Files and decoded photos in memory.", lambda: budget.held)
     watch("photo_bytes_limit", "What DECODED_MEMORY allows.", lambda: budget.limit)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -194,6 +195,59 @@ def test_messages_share_batches_and_take_turns() -> None:
     seen = [[int(item[0, 0, 0]) for item in batch] for batch in stage.runners["plants"].batches]
     assert seen == [[0, 100, 1, 101], [2, 102, 3, 103], [4, 104, 5, 105]]
     assert [info.size for info in stage.told] == [4, 4, 4]
+
+
+def test_the_next_two_batches_are_ready_while_one_runs() -> None:
+    plants = SimulatedRunner(id, largest=4, costly=True)
+    stage = Stage(entry("plants"), plants=plants)
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        plants.gate.clear()
+        jobs = [stage.pool.for_job(number, "acme") for number in range(3)]
+        asked = [asyncio.create_task(job.detect("plants", [PICTURE] * 4)) for job in jobs]
+        await _until(lambda: stage.pool.waiting() == 8)  # what waits is prepared: 4 are on the device
+        assert len(plants.batches) == 1
+        plants.gate.set()
+        await asyncio.gather(*asked)
+
+    run(scenario, stage.pool)
+
+    assert [info.size for info in stage.told] == [4, 4, 4]
+
+
+def test_preparing_one_tenants_pictures_does_not_hold_up_anothers() -> None:
+    held, begun = threading.Event(), threading.Semaphore(0)
+
+    class Slow(SimulatedRunner):
+        def prepare(self, item: Any) -> Any:
+            if item.shape[0] == 1:
+                begun.release()
+                assert held.wait(10)
+            return item
+
+    stage = Stage(entry("plants"), plants=Slow(lambda _: "found", costly=True))
+    large, small = np.zeros((1, 1, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        acme, other = (stage.pool.for_job(tenant, tenant) for tenant in ("acme", "other"))
+        waiting = [asyncio.create_task(acme.detect("plants", [large])) for _ in range(10)]
+        assert await asyncio.to_thread(begun.acquire, timeout=10)
+        async with asyncio.timeout(10):
+            assert await other.detect("plants", [small]) == ["found"]
+        assert not any(task.done() for task in waiting)
+        held.set()
+        await asyncio.gather(*waiting)
+
+    run(scenario, stage.pool)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.001)
 
 
 def test_each_device_has_every_model_and_the_one_with_least_to_do_is_asked() -> None:
