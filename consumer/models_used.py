@@ -39,9 +39,9 @@ class ModelsUsed:
         """Return what the manifest says; asking is not using."""
         return self.models.spec(name)
 
-    async def detect(self, name: str, images: Sequence[Pixels]) -> list[LocalBoxes]:
+    async def detect(self, name: str, images: Sequence[Pixels], least: float = 0.0) -> list[LocalBoxes]:
         """Pass on."""
-        return await self._noted(name).detect(name, images)
+        return await self._noted(name).detect(name, images, least)
 
     async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
         """Pass on."""

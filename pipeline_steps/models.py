@@ -183,8 +183,11 @@ class Models(Protocol):
         """Return what the manifest says of the model."""
         ...
 
-    async def detect(self, name: str, images: Sequence[Pixels]) -> list[LocalBoxes]:
-        """Return what a `detection` model finds in each image, sorted by descending score."""
+    async def detect(self, name: str, images: Sequence[Pixels], least: float = 0.0) -> list[LocalBoxes]:
+        """Return what a `detection` model finds in each image, sorted by descending score.
+
+        What is scored lower than `least` may be left out: a model has less to do that knows it beforehand.
+        """
         ...
 
     async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:

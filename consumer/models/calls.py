@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consumer.models.embeddings import RecentEmbeddings
-from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt
+from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt, Sought
 from pipeline_steps.artifacts import Boxes, Pixels
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.models import (
@@ -36,12 +36,14 @@ class ModelCalls(ABC):
     async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
         """Return the model's answer to each item, in order."""
 
-    async def detect(self, name: str, images: Sequence[Pixels]) -> list[LocalBoxes]:
+    async def detect(self, name: str, images: Sequence[Pixels], least: float = 0.0) -> list[LocalBoxes]:
         """Return what a `detection` model finds in each image, sorted by descending score.
 
-        Boxes scored under both the manifest's threshold and 0.05 are left out; the rest is the step's choice.
+        Boxes scored under both the manifest's threshold and 0.05 are left out. What is scored lower than
+        `least` may be: the choice is the step's, but the model has less to do.
         """
-        return await self._ask(name, [ModelKind.DETECTION], images)
+        sought = [Sought(image, least) for image in images] if least > 0 else images
+        return await self._ask(name, [ModelKind.DETECTION], sought)
 
     async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
         """Return each image's probabilities over the model's classes, (classes,), summing to 1."""

@@ -13,7 +13,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from consumer.models.picture_runner import A, PictureRunner
 from consumer.models.pixels import Shown, normalised, of_bytes, padded
-from pipeline_steps.artifacts import Boxes, Labels, Scores
+from consumer.models.runner import Sought
+from pipeline_steps.artifacts import Boxes, Labels, Pixels, Scores
 from pipeline_steps.models import LocalBoxes, ModelSpec
 
 LOWEST_SCORE = 0.05
@@ -23,6 +24,9 @@ may ask for less; so the model itself answers down to here (or to the threshold,
 CPU_BATCH = 1
 """Pictures in a batch on a CPU: one keeps it as busy as eight do, which need eight times the memory and keep
 the others' pictures waiting."""
+
+_A_LITTLE_LOWER = 0.99
+"""Scores in 16 bits are rounded by half a percent: what is asked for is not lost by that."""
 
 
 class TorchvisionRunner(PictureRunner[A]):
@@ -35,12 +39,32 @@ class TorchvisionRunner(PictureRunner[A]):
         super().__init__(model, spec, min(max_batch, CPU_BATCH) if device.type == "cpu" else max_batch)
         self._classes = np.array(spec.classes)
         self._model.transform = AsShown(model.transform, device)
-        heads = getattr(self._model, "roi_heads", self._model)
-        heads.score_thresh = min(spec.threshold, LOWEST_SCORE)
+        self._heads = getattr(self._model, "roi_heads", self._model)
+        self._lowest = min(spec.threshold, LOWEST_SCORE)
+
+    def costly(self, item: Pixels | Sought) -> bool:
+        """As every picture."""
+        return super().costly(item.picture if isinstance(item, Sought) else item)
+
+    def prepare(self, item: Pixels | Sought) -> Shown:
+        """As every picture; it keeps what is sought in it."""
+        if isinstance(item, Sought):
+            return super().prepare(item.picture)._replace(least=item.least)
+        return super().prepare(item)
 
     def run(self, batch: Sequence[Shown]) -> list[A]:
-        """Return what is found in each picture, by descending score."""
+        """Return what is found in each picture, by descending score.
+
+        Boxes that nobody in the batch wants are dropped before the network suppresses overlapping ones, not
+        afterwards. That is the same: a box is suppressed by one scored higher, so those scored under `t`
+        change nothing about those above it,
+
+            {b in nms(B): score(b) >= t}  =  nms({b in B: score(b) >= t})
+
+        and the best 1000 that are looked at, and the best 400 that are kept, begin alike.
+        """
         answers = []
+        self._heads.score_thresh = max(self._lowest, _A_LITTLE_LOWER * min(shown.least for shown in batch))
         for shown, found in zip(batch, self._model([shown.image for shown in batch]), strict=True):
             order = found["scores"].argsort(descending=True, stable=True)
             order = order[found["labels"][order] > 0]  # label 0 is the background

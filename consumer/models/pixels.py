@@ -26,6 +26,8 @@ class Shown(NamedTuple):
     height: int
     width: int
     """Of the pixels that were given."""
+    least: float = 0.0
+    """Boxes scored lower are not wanted, where boxes are sought."""
 
 
 def shrunk(pixels: Pixels, longest: int) -> Shown:

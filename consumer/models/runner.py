@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_steps.artifacts import Mask
+from pipeline_steps.artifacts import Mask, Pixels
 from pipeline_steps.models import ImageEmbedding, MaskQuality
 
 Item = TypeVar("Item", contravariant=True)
@@ -53,6 +53,14 @@ class Runner(Protocol[Item, Ready, Answer]):
 
 
 AnyRunner = Runner[Any, Any, Any]
+
+
+class Sought(NamedTuple):
+    """A picture for a detector, and what is sought in it."""
+
+    picture: Pixels
+    least: float
+    """Boxes scored lower are not wanted."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from typing import Any
 from consumer.models.device import Device
 from consumer.models.manifest import ModelEntry
 from consumer.models.pool import Place
-from consumer.models.runner import AnyRunner, batch_sizes
+from consumer.models.runner import AnyRunner, Sought, batch_sizes
 
 
 class SimulatedOutOfMemory(RuntimeError):
@@ -112,8 +112,8 @@ class SimulatedRunner:
         return self._costly
 
     def prepare(self, item: Any) -> Any:
-        """Nothing to do."""
-        return item
+        """Nothing to do; what is sought in a picture makes no difference."""
+        return item.picture if isinstance(item, Sought) else item
 
     def bucket(self, ready: Any) -> Hashable:
         """As told."""

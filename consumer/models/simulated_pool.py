@@ -18,7 +18,7 @@ from consumer.models.batch_info import BatchInfo
 from consumer.models.device import Device
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.pool import ModelPool, Place
-from consumer.models.runner import AnyRunner, Prompt
+from consumer.models.runner import AnyRunner, Prompt, Sought
 from consumer.models.simulated import SimulatedBreak, SimulatedDevice, SimulatedOutOfMemory
 from consumer.models.simulated_answers import answers
 from pipeline_steps.errors import ModelUnavailable
@@ -86,8 +86,8 @@ class ObedientRunner:
         return False
 
     def prepare(self, item: Any) -> Any:
-        """Nothing to do."""
-        return item
+        """Nothing to do; what is sought in a picture makes no difference."""
+        return item.picture if isinstance(item, Sought) else item
 
     def bucket(self, ready: Any) -> Hashable:
         """Pictures share batches whatever their shape, and so do prompts."""

@@ -57,6 +57,6 @@ async def detect(
         return Detections.none()
     spec = ctx.models.spec(params.model)
     least = spec.threshold if params.confidence is None else params.confidence
-    found = await ctx.models.detect(params.model, [view.image.pixels for view in where])
+    found = await ctx.models.detect(params.model, [view.image.pixels for view in where], least)
     seen = [(view, chosen(boxes, least, params.classes)) for view, boxes in zip(where, found, strict=True)]
     return as_detections(seen, segments, ctx)

@@ -105,7 +105,7 @@ async def detect_in_tiles(
     for start in range(0, len(cut), TILES_AT_ONCE):
         ctx.deadline.check()
         some = cut[start : start + TILES_AT_ONCE]
-        answers = await ctx.models.detect(params.model, await _shown(some))
+        answers = await ctx.models.detect(params.model, await _shown(some), least)
         for tile, boxes in zip(some, answers, strict=True):
             kept = chosen(boxes, least, params.classes)
             found[tile.view].append(_moved(kept, tile.image, where[tile.view].image))

@@ -175,7 +175,7 @@ async def segment(image: Image, params: SegmentationParams, ctx: StepContext) ->
 async def _prompted(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
     threshold = ctx.models.spec(params.detector).threshold
     least = threshold if params.confidence is None else params.confidence
-    boxes = (await ctx.models.detect(params.detector, [image.pixels]))[0]
+    boxes = (await ctx.models.detect(params.detector, [image.pixels], least))[0]
     found = candidates.of_boxes(clipped(chosen(boxes, least, params.classes), image))
     # One region may be two classes to a detector; as two segments its plants would be counted twice.
     found = found.take(suppress(found.xyxy, found.score, params.box_nms_thresh))

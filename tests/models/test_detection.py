@@ -18,6 +18,7 @@ from consumer.models.classification import ClassificationRunner
 from consumer.models.detection import CPU_BATCH, DetectionRunner
 from consumer.models.instances import InstanceRunner
 from consumer.models.precision import reduce_trunk
+from consumer.models.runner import Sought
 from consumer.models.semantic import SemanticRunner, label_map
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import InvalidInput, ModelUnavailable
@@ -57,6 +58,38 @@ def stock(architecture: str, classes: int) -> Any:
     heads = getattr(model, "roi_heads", model)
     heads.score_thresh = 0.05
     return model
+
+
+@pytest.mark.parametrize("architecture", ["fcos_small", "maskrcnn_small"])
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_what_nobody_wants_is_dropped_before_suppression_and_changes_nothing_else(
+    architecture: str, share: float
+) -> None:
+    model = network(architecture, 2)
+    kind = ModelKind.DETECTION if architecture == "fcos_small" else ModelKind.INSTANCE
+    cls: Any = DetectionRunner if kind is ModelKind.DETECTION else InstanceRunner
+    runner = cls(model, spec(kind, classes=2, threshold=0.0), CPU, 4)
+    picture = photo(200, 300)
+    (every,) = answers(runner, picture)
+    least = float(np.quantile(every.score, 1 - share))
+
+    (found,) = answers(runner, Sought(picture, least))
+
+    wanted, kept = every.score >= least, found.score >= least
+    assert len(every.score) >= len(found.score) > 3
+    np.testing.assert_array_equal(found.score[kept], every.score[wanted])
+    np.testing.assert_array_equal(found.xyxy[kept], every.xyxy[wanted])
+    np.testing.assert_array_equal(found.label[kept], every.label[wanted])
+
+
+def test_a_batch_answers_everybody_who_wants_less_sure_boxes() -> None:
+    runner = detector(threshold=0.0)
+    picture = photo(200, 300)
+    (every,) = answers(runner, picture)
+
+    both = runner.run([runner.prepare(Sought(picture, 0.99)), runner.prepare(picture)])
+
+    np.testing.assert_array_equal(both[1].score, every.score)
 
 
 def test_tiles_at_the_edge_of_a_photo_share_the_batches_of_the_others() -> None:
@@ -166,17 +199,13 @@ def test_what_is_found_does_not_depend_on_whom_the_batch_was_shared_with() -> No
 def test_the_model_answers_below_the_manifests_threshold(threshold: float, lowest: float) -> None:
     model: Any = network("fcos_small", 2)
 
-    detector(model, threshold=threshold)
+    answers(detector(model, threshold=threshold), photo(90, 70))
 
     assert model.score_thresh == lowest
 
 
 def test_a_picture_with_nothing_in_it_gives_no_boxes() -> None:
-    model: Any = network("fcos_small", 2)
-    runner = detector(model)
-    model.score_thresh = 1.1
-
-    (found,) = answers(runner, photo(90, 70))
+    (found,) = answers(detector(), Sought(photo(90, 70), 1.1))
 
     assert found.xyxy.shape == (0, 4)
     assert len(found.above(0.0)) == 0

@@ -73,7 +73,7 @@ class SeeingModels:
             raise ModelUnavailable(name)
         return self.catalogue[name]
 
-    async def detect(self, name: str, images: Sequence[Pixels]) -> list[LocalBoxes]:
+    async def detect(self, name: str, images: Sequence[Pixels], least: float = 0.0) -> list[LocalBoxes]:
         classes = self._asked(name, ModelKind.DETECTION, len(images)).classes
         return [_boxes(_regions_of(pixels, classes)) for pixels in images]
 

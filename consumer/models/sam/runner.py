@@ -155,7 +155,7 @@ class SamRunner:
         )
         return [
             SamEmbedding(self, self._decoder.look(row), (height, width), (image.shape[1], image.shape[2]))
-            for row, (image, height, width) in zip(features, pictures, strict=True)
+            for row, (image, height, width, _) in zip(features, pictures, strict=True)
         ]
 
     def _best_masks(self, prompts: Prompts) -> list[MaskFound]:

@@ -103,8 +103,8 @@ def test_confidence_and_classes_narrow_what_is_kept() -> None:
 
 def test_boxes_that_leave_the_picture_are_cut_at_its_edges() -> None:
     class Generous(SeeingModels):
-        async def detect(self, name, images):  # type: ignore[no-untyped-def]
-            (found,) = await super().detect(name, images)
+        async def detect(self, name, images, least=0.0):  # type: ignore[no-untyped-def]
+            (found,) = await super().detect(name, images, least)
             return [LocalBoxes(found.xyxy + np.float32([-9, -9, 9, 9]), found.score, found.label)]
 
     found = run(painted(100, 70, SMALL), Generous())
