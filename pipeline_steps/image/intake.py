@@ -62,12 +62,23 @@ from pipeline_steps.image.turning import upright
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
+
+class _Tiff(TiffImageFile):
+    """A TIFF without Pillow's own limit: it refuses 179 megapixels, whatever MAX_IMAGE_PIXELS allows."""
+
+    def load_prepare(self) -> None:
+        """Make room for the pixels, whose number has been checked, before Pillow checks it."""
+        if getattr(self, "_im", self) is None:
+            self.im = Image.new(self.mode, getattr(self, "_tile_size", self.size), None).im
+        super().load_prepare()
+
+
 # The classes themselves: `Image.open` would apply the global limit, and try formats we did not sniff.
 _READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "WEBP": WebPImageFile,
-    "TIFF": TiffImageFile,
+    "TIFF": _Tiff,
     "GIF": GifImageFile,
     "BMP": BmpImageFile,
 }

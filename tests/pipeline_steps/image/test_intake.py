@@ -644,6 +644,20 @@ def test_pillows_own_limit_is_neither_used_nor_changed(kind: str, monkeypatch: p
     assert Image.MAX_IMAGE_PIXELS == 8_000
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
+def test_a_tiff_of_more_than_twice_pillows_own_limit_is_read(
+    options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 13_000
+    )  # 64 rows of it, which are copied at a time, are less
+    image = picture(200, 200)
+    for orientation in (1, 6):
+        data = file_of(image, "TIFF", tiffinfo={0x0112: orientation}, **options)
+        turned = image.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else image
+        assert_same(read(data).pixels, turned)
+
+
 def test_a_jpeg_needs_no_more_memory_than_its_pixels() -> None:
     """A fresh process, since the peak never sinks: 24 megapixels may cost 1.1 times their bytes."""
     script = """
