@@ -111,7 +111,7 @@ class Growing(NamedTuple):
 
 KINDS = {
     "messages": Growing("messages a second", "messages a second", A_SECOND, "message", 2),
-    "tenants": Growing("tenants that send messages", "tenants", 1, "message", 4),
+    "tenants": Growing("tenants that send messages", "tenants", 1, "message", 2),
     "pixels": Growing("pixels that are decoded", "megapixels", 0.48, "megapixel", BLOCKS),
     "tiles": Growing("pixels that are looked at in tiles", "megapixels", 0.48, "megapixel", BLOCKS),
     "boxes": Growing("boxes that are merged", "boxes", 1_000, "box", BLOCKS),

@@ -152,7 +152,7 @@ def _picture(question: Question, rows: Rows) -> str:
     """Return a question's picture; nothing if there is nothing to see."""
     sheet = Sheet(question.title)
     curves = [_curve(row) for row in rows if row.get("curve")]
-    marks = [_mark(row) for row in rows if row["target"] and not row.get("curve") and row["value"] > 0]
+    marks = [_mark(row) for row in rows if not row.get("curve") and row["value"] > 0 and _target(row) > 0]
     bars = [found for row in rows if (found := _bars(row))]
     if curves:
         sheet.curves(curves)
@@ -163,8 +163,13 @@ def _picture(question: Question, rows: Rows) -> str:
     return sheet.svg() if curves or marks or bars else ""
 
 
+def _target(row: Mapping[str, Any]) -> float:
+    """Return what is asked for; 0 where nothing is, or nothing may be: no figure is a multiple of that."""
+    return float(row["target"].lstrip("≥≤ ")) if row["target"] else 0.0
+
+
 def _mark(row: Mapping[str, Any]) -> Mark:
-    least, target = row["target"].startswith("≥"), float(row["target"].lstrip("≥≤ "))
+    least, target = row["target"].startswith("≥"), _target(row)
 
     def good(value: float) -> float:
         return value / target if least else target / value
@@ -196,10 +201,13 @@ def _bars(row: Mapping[str, Any]) -> Bars | None:
 def _curve(row: Mapping[str, Any]) -> Line:
     curve = row["curve"]
     (points,) = curve["points"].values()
-    most = float(row["target"].lstrip("≤ "))
-    what = row["metric"].partition(":")[0]
     return Line(
-        what, curve["across"], curve["up"], [tuple(point) for point in points], most, bool(row["met"])
+        what=row["metric"].partition(":")[0],
+        across=curve["across"],
+        up=curve["up"],
+        points=[(x, y) for x, y in points],
+        most=_target(row),
+        met=bool(row["met"]),
     )
 
 

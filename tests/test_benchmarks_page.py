@@ -92,6 +92,13 @@ def test_every_picture_is_an_svg_that_the_page_shows(folder: Path) -> None:
         assert ET.fromstring(text).tag.endswith("svg")
 
 
+def test_what_may_not_happen_at_all_stands_in_the_table_and_not_in_the_picture(folder: Path) -> None:
+    put(folder, MISSED, Row("e", "messages lost", Figure(2, 2, 2), Target(most=0)))
+    (text,) = [text for file, text in report.written(folder, folder).items() if file.suffix == ".svg"]
+    assert "messages lost" in page(folder)
+    assert "messages lost" not in text
+
+
 def test_what_is_drawn_lies_inside_the_picture(folder: Path) -> None:
     put(folder, SLOPE)
     (text,) = [text for file, text in report.written(folder, folder).items() if file.suffix == ".svg"]
