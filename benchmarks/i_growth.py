@@ -42,6 +42,8 @@ from benchmarks.method import (
     Figure,
     Row,
     Target,
+    control_row,
+    controlled,
     in_turns,
     median,
     parser,
@@ -433,6 +435,9 @@ def main() -> None:
         "queue": queued,
     }  # fmt: skip
     rows = [grown(kind, cost, options) for kind, cost in costs.items() if kind in wanted]
+    if "boxes" in wanted:
+        same_twice = controlled(lambda: merging(1), options.blocks or BLOCKS, busy=options.busy)
+        rows.append(control_row("i", same_twice))
     if "memory" in wanted:
         rows.append(left_behind())
     if rows:

@@ -10,8 +10,8 @@ from typing import IO
 
 LONGEST = 600.0
 """Seconds that nobody needs for an answer."""
-_LAST_WORDS = 5.0
-"""Seconds a process has to end its own children after SIGTERM."""
+_LAST_WORDS = 10.0
+"""Seconds a process has to end what it started, which may lead sessions of its own."""
 
 
 def line(process: subprocess.Popen[str], who: str, seconds: float = LONGEST) -> str:
@@ -35,8 +35,11 @@ def line(process: subprocess.Popen[str], who: str, seconds: float = LONGEST) -> 
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session of its own, and whatever is left of that session."""
-    for reason in (signal.SIGTERM, signal.SIGKILL):
+    """End a process that leads a session of its own, and whatever is left of that session.
+
+    At first as Ctrl-C does: a Python program then leaves its `with` blocks, which SIGTERM would not do.
+    """
+    for reason in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, reason)
         except ProcessLookupError:

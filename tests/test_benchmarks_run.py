@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import chosen, main, run, told
+from benchmarks.method import Figure, Row, Target, parser, write
+from benchmarks.questions import QUESTIONS, Program
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> argparse.Namespace:
+    return parser("").parse_args(["--out", str(tmp_path), "--busy", "--blocks", "1"])
+
+
+def test_every_program_of_every_question_exists() -> None:
+    programs = {program.module for question in QUESTIONS for program in question.programs}
+    assert programs <= {file.stem for file in (ROOT / "benchmarks").glob("*.py")}
+
+
+def test_everything_that_make_bench_runs_takes_less_than_half_an_hour() -> None:
+    assert sum(p.minutes for q in QUESTIONS for p in q.programs if not p.is_long) < 30
+
+
+def test_the_questions_are_listed_by_their_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line[0] for line in said] == [question.id for question in QUESTIONS]
+
+
+def test_only_the_questions_asked_for_are_chosen() -> None:
+    assert [question.id for question in chosen("e,i")] == ["e", "i"]
+
+
+def test_a_question_that_nobody_asks_is_named_with_those_there_are() -> None:
+    with pytest.raises(SystemExit, match="--only z: expected some of a, b"):
+        chosen("z")
+
+
+def test_a_program_that_fails_is_told_and_does_not_stop_the_run(options: argparse.Namespace) -> None:
+    assert run(Program("no_such_program", 1), options).trouble == "ended with 1"
+
+
+def test_a_program_that_takes_too_long_is_ended(options: argparse.Namespace) -> None:
+    began = time.monotonic()
+    ran = run(Program("e_tiles", 0.0001), options)
+    assert ran.trouble is not None
+    assert ran.trouble.startswith("took more than")
+    assert time.monotonic() - began < 40
+
+
+def test_the_end_tells_what_was_measured_now_and_which_targets_are_met(
+    options: argparse.Namespace,
+) -> None:
+    write("e-old", [Row("e", "from another day", Figure(1, 1, 1), Target(least=2))], options)
+    now = (options.out / "e-old.json").stat().st_mtime + 1
+    path = write("i-new", [Row("i", "boxes", Figure(1, 0.9, 1.1), Target(most=1.1))], options)
+    os.utime(path, (now + 1, now + 1))
+    lines = told(options.out, QUESTIONS, now)
+    assert "boxes" in lines[0]
+    assert lines[-1] == "1 targets met, 0 missed"
+
+
+def test_a_result_says_when_where_and_with_what_it_was_measured(options: argparse.Namespace) -> None:
+    (row,) = json.loads(write("x-some", [Row("x", "some", Figure(1, 1, 1))], options).read_text())
+    assert row["busy"] is True
+    assert {"date", "machine", "versions", "interval", "target", "met", "peers"} <= set(row)
+
+
+@pytest.mark.parametrize("program", sorted({p.module for q in QUESTIONS for p in q.programs}))
+def test_every_program_tells_how_it_is_used(program: str) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{program}", "--help"],
+        capture_output=True, text=True, timeout=100, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    for option in ("--busy", "--blocks", "--out"):
+        assert option in said
