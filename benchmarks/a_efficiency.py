@@ -71,6 +71,10 @@ BLOCKS, BESIDE_PEERS = 3, 2
 """How often ours and the bare loop are measured by themselves, and how often all sides are."""
 
 
+_AWAKE = 0.5
+"""Seconds from thawing to the first message: calls that ran out meanwhile would swallow it."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A device, the photos it is shown, and what is expected."""
@@ -206,6 +210,7 @@ class Fed:
     def round(self) -> float:
         """Give it messages, let it take them, and return how many it did a second."""
         self._thaw()
+        time.sleep(_AWAKE)
         try:
             self.line.acked.clear()
             before = sum(program.seconds() for program in self.programs)
@@ -233,13 +238,15 @@ class Ours(Fed):
     url: str = ""
     busy: list[float] = field(default_factory=list)
     quality: list[float] = field(default_factory=list)
+    held_up: list[float] = field(default_factory=list)
+    """The share of the time in which it stood idle although something waited for it."""
     bare: float = 0.0
     """Pictures a second of the bare loop beside it."""
 
     def round(self) -> float:
         """As every side does, and look at its metrics before and after."""
         self._thaw()
-        before, began = metrics(self.url), time.perf_counter()
+        before, began = metrics(self.url), time.perf_counter() + _AWAKE
         found = super().round()
         self._thaw()
         seconds = self.line.acked[-1] - began
@@ -250,11 +257,12 @@ class Ours(Fed):
         items = _grown(before, after, "mlworker_batch_size_sum")
         self.busy.append(ran / seconds)
         self.quality.append(items / self.bare / ran)
+        self.held_up.append(_grown(before, after, "mlworker_device_overhead_seconds_total") / seconds)
         return found
 
 
 def _grown(before: dict[str, float], after: dict[str, float], name: str) -> float:
-    return after[name] - before.get(name, 0.0)
+    return after.get(name, 0.0) - before.get(name, 0.0)
 
 
 class Bare:
@@ -297,8 +305,8 @@ class Bench:
     resources: ExitStack
     url: str
     """Of the photo."""
-    failures: list[str] = field(default_factory=list)
-    """Peers that did not run, and why."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Peers that did not run, or not to the end, and why."""
 
     def start(
         self, name: str, python: str | Path, module: str, *arguments: str, **environment: str
@@ -337,10 +345,24 @@ class Bench:
                 side = start()
                 side.try_it()
             except (TooSlow, peers.NoPeers, subprocess.TimeoutExpired) as error:
-                self.failures.append(f"{name} did not run: {error}")
+                self.failures[name] = f"did not run: {error}"
             else:
                 found[name] = side
         return found
+
+    def forgiving(self, name: str, peer: Fed) -> Side:
+        """Return the peer's rounds, of which one that fails is noted and not the end of the others."""
+
+        def measure() -> float:
+            if name in self.failures:
+                return 0.0
+            try:
+                return peer.round()
+            except TooSlow as error:
+                self.failures[name] = f"gave up in the middle: {error}"
+                return 0.0
+
+        return measure
 
     def ours(self) -> Ours:
         """Start the worker."""
@@ -417,9 +439,13 @@ def measured(case: Case, blocks: int, beside_peers: int) -> list[Row]:
         peers_there = bench.peers() if case.serial and beside_peers else {}
         rates = in_turns(alone, blocks)
         if peers_there:
-            beside = in_turns(alone | {name: peer.round for name, peer in peers_there.items()}, beside_peers)
+            theirs = {name: bench.forgiving(name, peer) for name, peer in peers_there.items()}
+            beside = in_turns(alone | theirs, beside_peers)
             rates = {name: rates.get(name, []) + found for name, found in beside.items()}
-        return rows(case, rates, ours, peers_there, bench.failures)
+        # Of who failed in the middle no figure is left: half of one would be about nothing.
+        whole = {name: peer for name, peer in peers_there.items() if name not in bench.failures}
+        rates = {name: found for name, found in rates.items() if name in alone or name in whole}
+        return rows(case, rates, ours, whole, [f"{who}: {why}" for who, why in bench.failures.items()])
 
 
 def rows(
@@ -446,7 +472,10 @@ def rows(
             peers.versions() if others else {},
             "; ".join(told),
         ),
-        Row("a", f"{case.name}: share of the time in which the device was busy", _capped(ours.busy[1:])),
+        Row(
+            "a", f"{case.name}: share of the time in which the device was busy", _capped(ours.busy[1:]),
+            note=f"idle although something waited: {100 * median(ours.held_up[1:]).value:.2g} % of the time",
+        ),
         Row("a", f"{case.name}: quality of its batches", median(ours.quality[1:])),
         control_row("a", ratio(rates["bare again"], rates["bare"])),
     ]  # fmt: skip

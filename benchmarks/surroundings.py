@@ -35,8 +35,10 @@ from tests.peers import fake_gcs_server, make_gcs_bucket
 DEVICE_CORE, OTHER_CORE = 0, 1
 PROJECT, BUCKET = "bench", "photos"
 RESULTS, DEAD_LETTERS = (f"projects/{PROJECT}/topics/{name}" for name in ("results", "dead-letters"))
-START_LIMIT, ROUND_LIMIT, END_LIMIT = 120.0, 90.0, 10.0
-"""Seconds to get ready, to do a round, and to end: who needs longer fails, and the run goes on without."""
+START_LIMIT, ROUND_LIMIT = 120.0, 90.0
+"""Seconds to get ready, and to do a round: who needs longer fails, and the run goes on without."""
+END_LIMIT = 1.0
+"""Seconds to end: nothing is left to be done properly."""
 _LOOK = 0.01
 
 
@@ -245,7 +247,7 @@ class Program:
         with suppress(subprocess.TimeoutExpired):
             self.popen.wait(END_LIMIT)
         self._signal(signal.SIGKILL)  # whatever it left behind, too
-        self.popen.wait(END_LIMIT)
+        self.popen.wait()
 
     def check(self) -> None:
         """Return if it still runs.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from functools import cache
 from typing import Any
 
@@ -61,6 +62,7 @@ def main() -> None:
     """Work until SIGTERM; or send one task for the given photo, whose message others may copy."""
     if "--send" in sys.argv:
         handle.delay({"image_id": "1", "image_url": sys.argv[-1]})
+        time.sleep(1)  # the transport publishes from a thread, which does not outlive the program
         return
     on_other_core()
     _job()
