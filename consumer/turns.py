@@ -29,12 +29,12 @@ from consumer.broker import Delivery
 from consumer.broker.leases import Lease
 from consumer.routes import Routes
 
-LOOK_AFTER = 0.03
+LOOK_AFTER = 0.02
 """Seconds a message is in hand before others are looked for behind it."""
 _MOVES = 0.1
 """The same where the tenant's queue moves: where one of its messages begins at least so often."""
 _MOST_LOOKED_AT = 128
-"""Messages pulled at once to be looked at; 16 at first, four times as many each time."""
+"""Messages pulled at once to be looked at; 32 at first, then four times as many."""
 _MOST_RESTING = 1000
 _SOON = 2.0
 """What begins within so many seconds stays in hand."""
@@ -134,7 +134,7 @@ class Turns:
         if self._clock() - first.since < (_MOVES if moves else LOOK_AFTER):
             return 0
         resting = sum(len(self._resting_of(tenant)) for tenant in list(self._resting))
-        self._look = min(4 * max(self._look, 4), _MOST_LOOKED_AT)
+        self._look = min(4 * max(self._look, 8), _MOST_LOOKED_AT)
         return max(0, min(self._look, _MOST_RESTING - resting))
 
     def sort(self, deliveries: Sequence[Delivery]) -> Sorted:

@@ -106,7 +106,7 @@ def test_nothing_is_looked_for_while_the_queue_moves() -> None:
     day.now += 0.05
     assert day.turns.wanted() == 0  # a run ends every few milliseconds, as far as is known
     day.now += 0.06
-    assert day.turns.wanted() == 16
+    assert day.turns.wanted() == 32
     assert not day.resting
 
 
@@ -118,7 +118,7 @@ def test_behind_what_stands_more_and_more_is_looked_at() -> None:
 
     asked = [day.turns.wanted() for _ in range(8)]
 
-    assert asked == [20, 80, 128, 128, 128, 128, 128, 128]
+    assert asked == [32, 128, 128, 128, 128, 128, 128, 128]
     day.arrive("b")
     assert day.turns.wanted() == 0  # nobody could begin
 

@@ -4,6 +4,7 @@ Items wait in *buckets*, one per model and shape, and are taken in the order tha
 to the model's largest batch: a photo with a hundred tiles shares every batch with the photos behind it, and a
 tenant with a hundred photos with the tenants behind it. A failing batch is halved until the bad item stands
 alone; a batch that does not fit into memory is halved too, and the size that fits is kept to for a while.
+Where large batches gain nothing they are small (`knees.py`).
 After an error that the device does not recover from, nothing more is tried on it.
 """
 
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from consumer.models.batch_info import BatchInfo, Ending, Trigger
 from consumer.models.device import DeviceThread
+from consumer.models.knees import Knees
 from consumer.models.replies import Call, Request, answer, fail
 from consumer.models.runner import AnyRunner, Pads
 from consumer.models.waiting import Key, Owner, Waiting
@@ -38,6 +40,8 @@ class _Batch(NamedTuple):
     items: list[tuple[Hashable, Request]]
     """With the tenant of each."""
     trigger: Trigger
+    allowed: int
+    """Items that the model and the memory allow."""
 
     @property
     def requests(self) -> list[Request]:
@@ -78,6 +82,7 @@ class Batcher:
         self._waiting = Waiting()
         self._halves: deque[_Batch] = deque()
         self._fits: dict[Key, _Fit] = {}
+        self._knees = Knees()
         self._has_turn = False
         self._running = 0
         self._free_since = clock()
@@ -168,10 +173,11 @@ class Batcher:
                     return batch._replace(items=items)
             while following := self._waiting.next_key():
                 key, runner = following
-                most = self._most(key, runner)
+                allowed = self._most(key, runner)
+                most = self._knees.most(key, allowed, len(self._waiting))
                 if items := self._waiting.take(key, most):
                     trigger = Trigger.FULL if len(items) == most else Trigger.FREE
-                    return _Batch(key, runner, items, trigger)
+                    return _Batch(key, runner, items, trigger, allowed)
         return None
 
     def _most(self, key: Key, runner: AnyRunner) -> int:
@@ -201,6 +207,8 @@ class Batcher:
         ended = self._clock()
         with self._lock:
             self._waiting.charge((tenant for tenant, _ in batch.items), ended - began)
+            if failure is None:
+                self._knees.note(batch.key, len(batch.items), batch.allowed, ended - began)
         self._tell(batch, began, ended, _ending(failure, out_of_memory=out_of_memory))
         if failure is None:
             answer(batch.requests, answers)
