@@ -48,10 +48,7 @@ def warm_up(network: Any, entry: dict[str, Any]) -> None:
     if entry["kind"] == "detection":
         network([picture])
         return
-    size = 1
-    while size <= entry["max_batch"]:
-        network(torch.stack([picture] * size))
-        size *= 2
+    network(picture[None])
 
 
 @torch.no_grad()

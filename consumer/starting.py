@@ -77,7 +77,21 @@ def _tell(seconds: Mapping[str, float], metrics: Metrics) -> None:
 
 
 def _import_app() -> ModuleType:
-    return import_module("consumer.app")
+    app = import_module("consumer.app")
+    _use_anyio()
+    return app
+
+
+def _use_anyio() -> None:
+    """Have anyio, beneath the HTTP client, import what it imports when it is first used.
+
+    The first callback would wait 30 ms for that.
+    """
+    anyio = import_module("anyio")
+    import_module("anyio.streams.tls")
+    anyio.run(anyio.sleep, 0)
+    for name in ("connect_tcp", "fail_after", "create_memory_object_stream"):
+        getattr(anyio, name)
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class TorchvisionRunner(PictureRunner[A]):
     """
 
     def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device, max_batch: int) -> None:
-        super().__init__(model, spec, min(max_batch, CPU_BATCH) if device.type == "cpu" else max_batch)
+        at_once = min(max_batch, CPU_BATCH) if device.type == "cpu" else max_batch
+        super().__init__(model, spec, device, at_once)
         self._classes = np.array(spec.classes)
         self._model.transform = AsShown(model.transform, device)
         self._heads = getattr(self._model, "roi_heads", self._model)

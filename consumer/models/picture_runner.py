@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD
 from consumer.models.pixels import Shown, normalised, of_bytes, padded, shrunk
-from consumer.models.runner import batch_sizes
+from consumer.models.runner import warm_up_sizes
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.models import ModelSpec
 
@@ -27,12 +27,14 @@ class PictureRunner(ABC, Generic[A]):
     Args:
         model: the network, on its device.
         spec: what the manifest says of it.
+        device: where it is.
         max_batch: most pictures in one forward pass.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec, max_batch: int) -> None:
+    def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device, max_batch: int) -> None:
         self._model = cast(Any, model)
         self._spec = spec
+        self._device = device
         self._max_batch = max_batch
 
     def costly(self, item: Pixels) -> bool:
@@ -67,15 +69,15 @@ class PictureRunner(ABC, Generic[A]):
         """Answer grey squares of the model's input size."""
         side = self._spec.input_size
         grey = self.prepare(np.full((side, side, 3), 128, np.uint8))
-        for size in batch_sizes(self._max_batch):
+        for size in warm_up_sizes(self._max_batch, self._device.type):
             self.run([grey] * size)
 
 
 class ImageNetRunner(PictureRunner[A]):
-    """A network that takes pictures normalised as ImageNet's are; `device` is where it is."""
+    """A network that takes pictures normalised as ImageNet's are."""
 
     def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device, max_batch: int) -> None:
-        super().__init__(model, spec, max_batch)
+        super().__init__(model, spec, device, max_batch)
         self._mean, self._std = of_bytes(IMAGENET_MEAN, device), of_bytes(IMAGENET_STD, device)
 
     def _normalised(self, batch: Sequence[Shown], height: int, width: int) -> Tensor:

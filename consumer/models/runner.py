@@ -48,7 +48,7 @@ class Runner(Protocol[Item, Ready, Answer]):
         ...
 
     def warm_up(self) -> None:
-        """Run a real forward pass for every batch size of `batch_sizes`. Called on the device's thread."""
+        """Run a real forward pass for every batch size of `warm_up_sizes`, on the device's thread."""
         ...
 
 
@@ -79,6 +79,18 @@ def batch_sizes(largest: int) -> Iterator[int]:
         yield size
         size *= 2
     yield largest
+
+
+def warm_up_sizes(largest: int, device: str) -> Iterator[int]:
+    """Yield the batch sizes a model is tried with before it answers anybody.
+
+    A GPU chooses its ways by the size of a batch: there all of them. To a CPU one item shows them all.
+
+    Args:
+        largest: the most a batch may have.
+        device: its type, `cpu` or `cuda`.
+    """
+    return batch_sizes(1 if device == "cpu" else largest)
 
 
 class Prompt(NamedTuple):

@@ -6,7 +6,6 @@ so prompts about the pictures of many messages share a batch.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from consumer.models.masks import no_mask
 from consumer.models.pixels import Shown, normalised
 from consumer.models.precision import as_precise_as
-from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt, batch_sizes
+from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt, warm_up_sizes
 from consumer.models.sam.blocks import Sketch, Sketched, sketch
 from consumer.models.sam.decoder import Decoder, Look, Understood
 from consumer.models.sam.encoder import encode
@@ -131,21 +130,17 @@ class SamRunner:
         return [answers[i] for i in range(len(prompts))]
 
     def warm_up(self) -> None:
-        """Embed grey squares, and prompt them with boxes, points and a grid.
-
-        A GPU chooses its ways by the size of a batch. A CPU does not: one of each shows it all there is, in a
-        tenth of the time.
-        """
-        most = 1 if self._device.type == "cpu" else sys.maxsize
+        """Embed grey squares, and prompt them with boxes, points and a grid."""
+        on = self._device.type
         grey = np.full((self._side, self._side, 3), 128, np.uint8)
         square = shown(grey, self._side)
-        embeddings = [self._embed([square] * size) for size in batch_sizes(min(most, self._max_batch))]
+        embeddings = [self._embed([square] * size) for size in warm_up_sizes(self._max_batch, on)]
         middle, edge = self._side / 4, self._side * 3 / 4
-        for size in batch_sizes(min(most, self._prompts)):
+        for size in warm_up_sizes(self._prompts, on):
             for at in ([middle, middle, edge, edge], [middle, middle]):
                 self._best_masks([Prompt(embeddings[0][0], np.array(at, np.float32))] * size)
         grid = Prompt(embeddings[0][0], np.array([[middle, edge]] * POINTS_AT_ONCE), MaskQuality(0, 0))
-        for size in batch_sizes(min(most, self._grids)):
+        for size in warm_up_sizes(self._grids, on):
             self._every_mask([grid] * size)
 
     def _embed(self, pictures: Sequence[Shown]) -> list[SamEmbedding]:
