@@ -140,7 +140,9 @@ def absorb(
         if kinds is not None:
             can &= kinds[one] == kinds[other]
         one, other = one[can], other[can]
-        enough = _overlap(boxes[one], sizes[one], boxes[other], sizes[other], metric) >= threshold
+        # `take`, and not `boxes[one]`: it copies rows several times as fast.
+        pairs = (boxes.take(one, 0), sizes.take(one), boxes.take(other, 0), sizes.take(other))
+        enough = _overlap(*pairs, metric) >= threshold
         if chains:
             enough &= (scores[one] > scores[other]) | (boxes[one] == boxes[other]).all(axis=1)
         one, other = one[enough], other[enough]
