@@ -14,7 +14,7 @@ _WORTH = 0.02
 """Seconds of a batch below which nobody minds waiting for it."""
 _AS_QUICK = 1.05
 """What an item of a half may take, of what one of the whole takes."""
-_FIRST_TRY, _SELDOM = 4, 4
+_FIRST_TRY, _SELDOM = 2, 4
 """Full batches before the first try, and how many times as many before each further one."""
 _LATEST = 0.3
 _KEYS = 1000
