@@ -429,6 +429,8 @@ def main() -> None:
     words.add_argument("--only", choices=[*KINDS, "memory"], help="only this kind of work")
     options = words.parse_args()
     require_quiet(busy=options.busy)
+    gc.collect()
+    gc.freeze()  # what was imported is not looked through again and again, whatever the size of the work
     wanted = {options.only} if options.only else {*KINDS, "memory"}
     costs: dict[str, Cost] = {
         "pixels": decoded, "tiles": looked_at, "boxes": merging, "chain": chained, "group": grouped,
