@@ -139,7 +139,8 @@ class Sheet:
         self._parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for (a, b), value in zip(places, line.points, strict=True):
             self._circle(a, b, 4, colour)
-            self._text(a, b + 17, _short(value[1]), size=_SMALL, fill=colour, anchor="middle")
+            beside = b - 9 if b > top + 0.7 * high else b + 17  # not on the axis
+            self._text(a, beside, _short(value[1]), size=_SMALL, fill=colour, anchor="middle")
             self._text(a, top + high + 15, _short(value[0]), size=_SMALL, anchor="middle")
         self._text(left + wide / 2, top + high + 30, line.across, size=_SMALL, anchor="middle")
 
