@@ -6,6 +6,7 @@ Import, build, load, warm up, open the subscription, say `ready` on standard out
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ def main(folder: Path, *, warms_up: bool) -> None:
         networks.append(network)
     with pubsub_v1.SubscriberClient():
         print("ready", flush=True)
-        sys.stdin.read()
+        signal.sigwait({signal.SIGTERM})
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     main(Path(sys.argv[1]), warms_up=sys.argv[2] == "yes")

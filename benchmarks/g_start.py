@@ -22,11 +22,10 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,7 +44,6 @@ from benchmarks.method import (
     require_quiet,
     write,
 )
-from benchmarks.processes import line
 from benchmarks.surroundings import START_LIMIT, Line, Program, Surroundings, TooSlow, as_json
 from consumer.local.scenes import demo_photo
 from consumer.models.opening import models_folder
@@ -85,6 +83,8 @@ class Starts:
     folder: Path
     photo: str
     phases: list[Mapping[str, float]] = field(default_factory=list)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds of processor time of each side's starts."""
     first: list[float] = field(default_factory=list)
     """Seconds of the first message over those of the following ones, for each worker that got some."""
 
@@ -100,14 +100,8 @@ class Starts:
             MODEL_PATH=str(self.case.folder),
             WARM_UP="before_ready" if self.case.warms_up else "after_ready",
         )
-        began = time.perf_counter()
-        with Program.start("mlworker", [str(COMMAND), "run"], environment, self.folder) as program:
-            while not _is_ready(port):
-                program.check()
-                if time.perf_counter() - began > START_LIMIT:
-                    raise TooSlow(f"mlworker was not ready after {START_LIMIT:g} s: {program.said()}")
-                time.sleep(_LOOK)
-            seconds = time.perf_counter() - began
+        with Program.start("ours", [str(COMMAND), "run"], environment, self.folder) as program:
+            seconds = self._until(lambda: _is_ready(port), program)
             self.phases.append(_phases(program.log))
             if sends:
                 self.first.append(self._first_message(program))
@@ -115,20 +109,21 @@ class Starts:
 
     def naive(self) -> float:
         """Start the naive counterpart and return the seconds until it says that it is ready."""
-        command = [sys.executable, "-m", "benchmarks.g_naive", str(self.case.folder)]
+        warms_up = "yes" if self.case.warms_up else "no"
+        command = [sys.executable, "-m", "benchmarks.g_naive", str(self.case.folder), warms_up]
+        with Program.start("naive", command, self.around.environment(), self.folder) as program:
+            return self._until(lambda: "ready" in program.log.read_text().split(), program)
+
+    def _until(self, is_ready: Callable[[], bool], program: Program) -> float:
         began = time.perf_counter()
-        with subprocess.Popen(
-            [*command, "yes" if self.case.warms_up else "no"],
-            env=self.around.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                line(process, "the naive start", START_LIMIT)
-                return time.perf_counter() - began
-            finally:
-                process.kill()
+        while not is_ready():
+            program.check()
+            if time.perf_counter() - began > START_LIMIT:
+                raise TooSlow(f"{program.name} was not ready after {START_LIMIT:g} s: {program.said()}")
+            time.sleep(_LOOK)
+        seconds = time.perf_counter() - began
+        self.cpu.setdefault(program.name, []).append(program.seconds())
+        return seconds
 
     def _first_message(self, program: Program) -> float:
         first, *following = (self._latency(program) for _ in range(1 + FOLLOWING))
@@ -196,6 +191,7 @@ def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
         sides["ours again"] = partial(starts.ours, sends=True)
     seconds = in_turns(sides, blocks)
     ours, naive = median(seconds["ours"]), median(seconds["naive"])
+    cpu = {side: statistics.median(spent) for side, spent in starts.cpu.items()}
     phases = {
         name: statistics.median(start[name] for start in starts.phases if name in start)
         for name in starts.phases[-1]
@@ -207,7 +203,8 @@ def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
             f"{case.name}: naive start ÷ ours",
             ratio(seconds["naive"], seconds["ours"]),
             Target(least=case.least),
-            note="exec to ready; page cache warm for both",
+            note="exec to ready; page cache warm for both; seconds of processor time: "
+            f"naive {cpu['naive']:.2f}, ours {cpu['ours']:.2f}",
         ),
         Row(
             "g",
