@@ -7,11 +7,11 @@ Three rules:
    is pulled than there are slots, and looked at, until there is nothing left or somebody may begin.
 3. What cannot begin soon is handed back, and comes again after half the time until its turn, as far as that
    is known: its tenant's slots never stand empty for long, other workers may have it meanwhile, and the
-   broker's count of deliveries grows with the logarithm of the wait, not with the wait. At most a thousand
+   broker's count of deliveries grows with the logarithm of the wait, not with the wait. At most 200
    rest at a time: what lies deeper stays in the queue, for the next worker that is started.
 
-A queue that moves is left in peace: nothing is looked for behind a message that is in hand for a moment only,
-so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back.
+A queue that moves is left in peace: where a message begins every half second nothing is looked for behind it, so
+with short runs, as with a single tenant whose messages all fit, nothing is ever handed back.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from consumer.routes import Routes
 
 LOOK_AFTER = 0.02
 """Seconds a message is in hand before others are looked for behind it."""
-_MOVES = 0.1
+_MOVES = 0.5
 """The same where the tenant's queue moves: where one of its messages begins at least so often."""
 _MOST_LOOKED_AT = 128
 """Messages pulled at once to be looked at; 32 at first, then four times as many."""
-_MOST_RESTING = 1000
+_MOST_RESTING = 200
 _SOON = 2.0
 """What begins within so many seconds stays in hand."""
 _FIRST = 5
