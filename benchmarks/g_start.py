@@ -35,6 +35,7 @@ from benchmarks.method import (
     CONTROL,
     BusyMachine,
     Row,
+    Side,
     Target,
     control_row,
     in_turns,
@@ -186,7 +187,7 @@ def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
     """Measure one case."""
     case = starts.case
     sends = case.name == "packaged models"
-    sides = {"ours": partial(starts.ours, sends=sends), "naive": starts.naive}
+    sides: dict[str, Side] = {"ours": partial(starts.ours, sends=sends), "naive": starts.naive}
     if sends:
         sides["ours again"] = partial(starts.ours, sends=True)
     seconds = in_turns(sides, blocks)

@@ -10,8 +10,8 @@ Three rules:
    broker's count of deliveries grows with the logarithm of the wait, not with the wait. At most 200
    rest at a time: what lies deeper stays in the queue, for the next worker that is started.
 
-A queue that moves is left in peace: where a message begins every half second nothing is looked for behind it, so
-with short runs, as with a single tenant whose messages all fit, nothing is ever handed back.
+A queue that moves is left in peace: where a message begins every half second nothing is looked for behind it,
+so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back.
 """
 
 from __future__ import annotations
