@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
@@ -36,10 +35,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_TURN = 0.0005
-"""Seconds that a thread may keep the interpreter while others want it, instead of Python's 5 ms: a network
-gives it back in each of its layers, and would wait that long every time beside a thread that imports."""
-
 
 @asynccontextmanager
 async def start_worker(settings: Settings, *, is_local: bool) -> AsyncIterator[RunningWorker]:
@@ -52,7 +47,7 @@ async def start_worker(settings: Settings, *, is_local: bool) -> AsyncIterator[R
     phases = Phases()
     phases.add("interpreter", since_exec())
     async with AsyncExitStack() as running:
-        with _hurry():
+        with _uncollected():
             models = await running.enter_async_context(open_models(settings, phases=phases))
             with phases.time("imports"):
                 app = await asyncio.to_thread(_import_app)
@@ -95,18 +90,14 @@ def _use_anyio() -> None:
 
 
 @contextmanager
-def _hurry() -> Iterator[None]:
-    """Have the interpreter do nothing that a start does not need.
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage while the context lasts, and in what was made by then never again.
 
-    What imports make, a million objects, is there to stay: looking through it for garbage every now and then
-    takes a sixth of their time, and is left out, then and ever after.
+    What imports make, a million objects, is there to stay; looking through it takes a sixth of their time.
     """
-    turn = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN)
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
-        sys.setswitchinterval(turn)
