@@ -13,7 +13,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from consumer.models.precision import reduce_trunk
-from consumer.models.runner import MaskFound, Prompt
+from consumer.models.runner import MaskFound, Prompt, warm_up_sizes
 from consumer.models.sam import SamEmbedding, SamRunner
 from pipeline_steps.artifacts import Mask, Pixels
 from pipeline_steps.errors import ModelUnavailable
@@ -147,7 +147,7 @@ def test_pictures_boxes_points_and_grids_are_four_batches(runner: SamRunner) -> 
     assert [runner.max_batch(bucket) for bucket in buckets] == [4, 8, 8, 1]
 
 
-def test_the_warm_up_runs_every_size(runner: SamRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_warm_up_on_a_cpu_runs_one_of_each(runner: SamRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
     (embedding,) = embed(runner, photo(64, 64))
 
@@ -169,8 +169,11 @@ def test_the_warm_up_runs_every_size(runner: SamRunner, monkeypatch: pytest.Monk
 
     runner.warm_up()
 
-    prompts = [(kind, size) for size in (1, 2, 4, 8) for kind in ("boxes", "points")]
-    assert seen == [("pictures", 1), ("pictures", 2), ("pictures", 4), *prompts, ("grids", 1)]
+    assert seen == [("pictures", 1), ("boxes", 1), ("points", 1), ("grids", 1)]
+
+
+def test_the_warm_up_on_a_gpu_runs_every_size_a_batch_is_made_for() -> None:
+    assert list(warm_up_sizes(8, "cuda")) == [1, 2, 4, 8]
 
 
 def test_the_manifests_input_size_must_be_the_networks(sam: Sam) -> None:
