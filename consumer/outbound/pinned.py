@@ -12,6 +12,7 @@ silently, with the release that renames that inside.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 import time
@@ -153,7 +154,8 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
         for left, address in zip(range(len(tried), 0, -1), tried, strict=True):
             share = max(end - time.monotonic(), 0.0) / left
             try:
-                return await self._tcp.connect_tcp(str(address), port, share, local_address, socket_options)
+                stream = await self._tcp.connect_tcp(str(address), port, share, local_address, socket_options)
+                return _Connection(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed
@@ -190,6 +192,42 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
         if unreadable:
             raise httpcore.ConnectError(f"{host} stands for {unreadable[0]!r}, which is no address")
         return [address for address in addresses if address is not None]
+
+
+class _Connection(httpcore.AsyncNetworkStream):
+    """A connection that says at once whether its peer has closed it.
+
+    The pool asks that of every connection it has before every call. httpcore's own would gather all that is
+    known of the socket first, each time: a quarter of what a callback costs beside fifteen others.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._socket: socket.socket = stream.get_extra_info("socket")
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _Connection(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        if info != "is_readable":
+            return self._stream.get_extra_info(info)
+        number = self._socket.fileno()
+        if number < 0:
+            return True  # closed: so it is found to be by the next read
+        looking = select.poll()
+        looking.register(number, select.POLLIN)
+        return bool(looking.poll(0))
 
 
 class _Answer(httpx.AsyncByteStream):
