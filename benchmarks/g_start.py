@@ -21,6 +21,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -234,6 +235,7 @@ def main() -> None:
     options.add_argument("--only", choices=("packaged", "vit_b"), help="one of the models")
     chosen = options.parse_args()
     require_quiet(busy=chosen.busy)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever was started is ended too
     with tempfile.TemporaryDirectory() as name, Surroundings() as around:
         # The peers stay on their core; who starts has all of them.
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
