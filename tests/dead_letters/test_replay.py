@@ -191,7 +191,8 @@ def test_exactly_those_once_at_the_given_rate(post: PostBox) -> None:
 
     sent = [rpc.at for rpc in post.broker.rpcs[before:] if rpc.method == "Publish"]
     assert len(sent) == len(wanted) == LETTERS // 3
-    assert sent[-1] - sent[0] == pytest.approx((len(wanted) - 1) / 50, rel=0.15)
+    # Never faster; how much slower is the machine's affair.
+    assert sent[-1] - sent[0] >= 0.95 * (len(wanted) - 1) / 50
     busiest = max(sum(start <= moment < start + 1 for moment in sent) for start in sent)
     assert busiest <= 50 * 1.1 + 1
     replays = post.delivered()
