@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
-import pytest
 
 from consumer.broker import Delivery
 from tests.dead_letters.postbox import (

@@ -327,6 +327,7 @@ def damaged_tiffs(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged_tiffs())
 def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes) -> None:
