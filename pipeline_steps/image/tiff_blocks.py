@@ -169,7 +169,7 @@ def _first_directory(data: bytes) -> tuple[str, dict[int, _Tag]]:
                 raise Strange(f"tag {tag} leads out of the file")
             tags[tag] = _Tag(kind, values, data[place : place + length])
             at += room
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:  # a BigTIFF may lead beyond what can be counted
         raise Strange("its directory is cut off") from error
     return order, tags
 

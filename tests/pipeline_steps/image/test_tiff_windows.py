@@ -21,7 +21,7 @@ from PIL import Image
 
 from pipeline_steps.errors import UnreadableImage
 from pipeline_steps.image.intake import read_image
-from pipeline_steps.image.tiff_blocks import blocks_of
+from pipeline_steps.image.tiff_blocks import Strange, blocks_of
 from pipeline_steps.image.tiff_windows import TiffWindow, open_windows
 
 WIDTH, HEIGHT = 150, 210
@@ -337,3 +337,9 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes) -> None
             assert seen.read().shape == seen.shape
     except UnreadableImage as refused:
         assert str(refused).startswith("x: ")  # noqa: PT017
+
+
+def test_a_bigtiff_whose_directory_is_said_to_lie_beyond_everything_is_refused() -> None:
+    whole = FILES["tiles of a BigTIFF"]()
+    with pytest.raises(Strange, match="cut off"):
+        blocks_of(whole[:8] + b"\xff" * 8 + whole[16:])
