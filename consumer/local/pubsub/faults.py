@@ -63,6 +63,11 @@ class Fault:
         """Whether it is over."""
         return self._lifted.is_set()
 
+    @property
+    def holding(self) -> int:
+        """How many calls it delays just now; one whose caller is gone is none, as soon as that is noticed."""
+        return len(self._sleepers)
+
     def hit(self, request: Any) -> bool:
         """Whether this call is disturbed; if so, it is counted."""
         if self.lifted or (self.times is not None and self.hits >= self.times) or not self.only(request):
