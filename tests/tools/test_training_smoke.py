@@ -13,7 +13,7 @@ import yaml
 from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 
-from tools.demo_training.fused_attention import FusedAttention
+from tools.demo_training.encoder import FusedAttention
 
 REPOSITORY = Path(__file__).parents[2]
 

