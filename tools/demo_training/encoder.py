@@ -17,8 +17,8 @@ def prepare(encoder: nn.Module) -> None:
 def embed(encoder: nn.Module, pictures: Tensor) -> Tensor:
     """Return what the encoder answers, the attending part of it in bfloat16.
 
-    That halves its time on recent processors and costs no accuracy here. Convolutions, channels last, are faster
-    in float32.
+    That halves its time on recent processors and costs no accuracy here. Convolutions are faster channels
+    last and in float32.
     """
     patches = encoder.patch_embed(pictures.contiguous(memory_format=torch.channels_last))
     with torch.autocast("cpu", torch.bfloat16):
