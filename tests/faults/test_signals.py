@@ -231,7 +231,8 @@ def test_s3_a_worker_that_was_only_frozen_spares_its_heir_the_run_by_recording_i
     peers: Peers,
 ) -> None:
     gate, others = peers.gate(), peers.gate("others")
-    worker = peers.worker().until_ready()
+    # With a second slot its pull would be open while it is frozen, and might be given the other message.
+    worker = peers.worker(SLOTS="1").until_ready()
     sent = peers.send(step("work", gate=str(gate)))
     peers.until_running(sent)
     worker.freeze()
