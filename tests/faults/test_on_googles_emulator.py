@@ -172,7 +172,8 @@ def end(*workers: Worker) -> None:
     """Let workers drain, so that nothing they hold is mistaken for something lost."""
     for worker in workers:
         worker.terminate()
-    assert [worker.ended() for worker in workers] == [0] * len(workers)
+    for worker in workers:
+        assert worker.ended() == 0, worker.tail()
 
 
 @pytest.mark.parametrize(
