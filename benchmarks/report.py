@@ -25,8 +25,8 @@ _INTRODUCTION = """# Benchmarks
 <!-- Written by `python -m benchmarks.report` from benchmarks/results: change those, not this page. -->
 
 What the worker costs, beside its peers on the same machine in the same run. `make bench` measures everything
-in about 25 minutes and writes this page; `make bench-full` runs ViT-B from beginning to end, which takes
-about 70; `python -m benchmarks --list` names the questions, and each program tells with `--help` how it
+and writes this page (it is made to take 25 minutes; `make bench-full`, which runs ViT-B from beginning to
+end, 70); `python -m benchmarks --list` names the questions, and each program tells with `--help` how it
 measures.
 
 ## How it is measured

@@ -198,7 +198,7 @@ class _Connection(httpcore.AsyncNetworkStream):
     """A connection that says at once whether its peer has closed it.
 
     The pool asks that of every connection it has before every call. httpcore's own would gather all that is
-    known of the socket first, each time: a quarter of what a callback costs beside fifteen others.
+    known of the socket first, each time, which adds up where many calls go on beside each other.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:

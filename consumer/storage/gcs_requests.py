@@ -1,7 +1,7 @@
 """The requests about single objects, over the JSON API itself.
 
-Google's client is left out of these, a dozen of which go with every photo: it takes a millisecond of Python
-for each, four times what the request itself takes over urllib3, with google-auth's own transport for it.
+Google's client is left out of these, ten of which go with every photo: it takes about as much processor time
+as the request itself over urllib3, with google-auth's own transport for it.
 
 - **Uploads are single requests**, whatever their size. Google's client turns to resumable uploads over 8 MB,
   for which an emulator ignores preconditions, and a photo is one request's worth anyway.
