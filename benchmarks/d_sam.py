@@ -295,7 +295,7 @@ def our_stages(network: Sam, picture: Pixels, logits: Tensor) -> dict[str, float
     started = time.perf_counter()
     seen = shown(picture, side)
     batch = normalised([seen.image], side, side, network.pixel_mean, network.pixel_std)
-    look = decoder.look(encode(network.image_encoder, batch)[0])
+    look = decoder.look(encode(network.image_encoder, batch))
     stages = {"image": time.perf_counter() - started, "decode": 0.0, "paint": 0.0}
 
     points = torch.rand(BATCH * PROMPT_BATCHES, 1, 2) * side

@@ -192,7 +192,7 @@ def test_whatever_happens_the_account_is_right_and_nobody_waits_for_ever(
     [
         ("JPEG", "RGB", 3),
         ("PNG", "RGBA", 7),
-        ("TIFF", "RGB", 7),
+        ("TIFF", "RGB", 11),
         ("WEBP", "RGB", 7),
         ("BMP", "RGB", 7),
         ("GIF", "L", 7),

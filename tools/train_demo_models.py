@@ -1,4 +1,4 @@
-"""Train the demo models on generated scenes: `python tools/train_demo_models.py --out consumer/local/models`.
+"""Train the demo models on generated scenes: `python -m tools.train_demo_models`.
 
 Seeded; without options about two hours on two cores for all four. The plant detector comes first, since the
 others start from its trunk (they take the one in `--out`). Writes fp16 safetensors, their entries in
@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_training import detector, kinds, promptable
-from demo_training.export import export, exported
-from demo_training.pool import TRAINING_SEEDS, UNSEEN_SEEDS, Truth, make_pool, resized, truths
 from torch import nn
 
 from consumer.local.scene_objects import CONTAINER_LABELS
 from consumer.local.scene_plants import PLANT_KINDS
 from consumer.local.scenes import demo_photo, scene
 from consumer.models.architectures import fcos_small, sam_small, small_classifier
+from tools.demo_training import detector, kinds, promptable
+from tools.demo_training.examples import SIDE, make_examples
+from tools.demo_training.export import export, exported
+from tools.demo_training.pool import TRAINING_SEEDS, UNSEEN_SEEDS, Truth, make_pool, resized, truths
 
+SHIPPED = Path("consumer/local/models")
 MODELS = ("plants", "containers", "classifier", "sam")
 # With the drawing of scenes, two hours on two cores.
 SECONDS = {"plants": 1300, "containers": 450, "classifier": 350, "sam": 3900}
@@ -171,7 +173,7 @@ def publish_classifier(trained: nn.Module, plan: Plan) -> dict[str, Any]:
 
 def sam(plan: Plan) -> dict[str, Any]:
     """Train, export and measure the small SAM."""
-    examples = promptable.make_examples(plan.examples, TRAINING_SEEDS + plan.seed, plan.workers)
+    examples = make_examples(plan.examples, TRAINING_SEEDS + plan.seed, plan.workers)
     checkpoint = plan.folder / "sam-checkpoint.safetensors"
     trained = promptable.train_sam(
         examples,
@@ -191,11 +193,11 @@ def publish_sam(trained: nn.Module, plan: Plan) -> dict[str, Any]:
         "name": "sam",
         "kind": "sam",
         "architecture": "sam_small",
-        "input_size": promptable.SIDE,
+        "input_size": SIDE,
         "max_batch": 4,
     }
     network = exported(sam_small(), export(trained, plan.out, entry))
-    unseen = promptable.make_examples(max(5, plan.unseen), UNSEEN_SEEDS, plan.workers)
+    unseen = make_examples(max(5, plan.unseen), UNSEEN_SEEDS, plan.workers)
     return promptable.measure_sam(network, unseen, plan.seed)
 
 
@@ -205,7 +207,10 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for models.yaml, weights and report.json"
+        "--out",
+        type=Path,
+        default=SHIPPED,
+        help="folder for models.yaml, weights and report.json (default: %(default)s)",
     )
     parser.add_argument("--only", choices=MODELS, action="append", help="train only these (may be repeated)")
     parser.add_argument("--seconds", type=float, help=f"training time of each model (default {SECONDS})")

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 import requests
 import urllib3
 from google.api_core import exceptions as api
-from google.auth.transport.urllib3 import AuthorizedHttp
+from google.auth.transport.requests import Request
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 
 from consumer.storage import ObjectInfo
@@ -47,7 +47,9 @@ class ObjectRequests:
         self, credentials: Any, endpoint: str, timeout: tuple[float, float], connections: int
     ) -> None:
         self._connections = _connections(endpoint, connections)
-        self._http = AuthorizedHttp(credentials, self._connections)  # type: ignore[no-untyped-call]
+        self._credentials = credentials
+        # Of its own, by the environment: the metadata server is not behind the proxy that the API is behind.
+        self._tokens = Request()
         self._endpoint = endpoint
         connect, silence = timeout
         self._timeout = urllib3.Timeout(connect=connect, read=silence)
@@ -115,18 +117,28 @@ class ObjectRequests:
         preload_content: bool = True,
     ) -> Any:
         """Return the answer to a request that succeeded; read, unless that is left to the caller."""
-        try:
-            response = self._http.urlopen(  # type: ignore[no-untyped-call]
-                method, url, body, dict(headers or {}), timeout=self._timeout, retries=False, redirect=False,
-                preload_content=preload_content, decode_content=False,
-            )  # fmt: skip
-        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError) as error:
-            raise ConnectionError(
-                str(error)
-            ) from error  # of these the retries of Google's client know nothing
+        response = self._answer(method, url, body, headers or {}, preload_content)
+        if response.status == http.HTTPStatus.UNAUTHORIZED:  # a token that was revoked before its time
+            response.drain_conn()
+            self._credentials.refresh(self._tokens)
+            response = self._answer(method, url, body, headers or {}, preload_content)
         if response.status not in {http.HTTPStatus.OK, http.HTTPStatus.NO_CONTENT}:
             raise _refusal(method, url, response.status, response.data)
         return response
+
+    def _answer(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], preload_content: bool
+    ) -> Any:
+        signed = dict(headers)
+        self._credentials.before_request(self._tokens, method, url, signed)
+        try:
+            return self._connections.request(
+                method, url, body=body, headers=signed, timeout=self._timeout, retries=False, redirect=False,
+                preload_content=preload_content, decode_content=False,
+            )  # fmt: skip
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError) as error:
+            # Of these the retries of Google's client know nothing.
+            raise ConnectionError(str(error)) from error
 
 
 def _connections(endpoint: str, count: int) -> urllib3.PoolManager:

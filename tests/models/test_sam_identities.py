@@ -41,15 +41,16 @@ def test_projecting_tokens_to_the_picture_is_projecting_the_picture_to_the_token
     torch.testing.assert_close(folded, attention(q=tokens, k=x, v=y), **CLOSE)
 
 
-def test_prompts_about_one_picture_share_its_keys_and_values(attention: Attention) -> None:
-    tokens = torch.randn(PROMPTS, TOKENS, CHANNELS)
-    x, y = torch.randn(2, PLACES, CHANNELS)
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_prompts_about_a_picture_share_its_keys_and_values(attention: Attention, pictures: int) -> None:
+    tokens = torch.randn(2 * PROMPTS, TOKENS, CHANNELS)
+    x, y = torch.randn(2, pictures, PLACES, CHANNELS)
     folded = FoldedAttention(attention)
 
     shared = folded.of_shared(tokens, folded.keys(x), folded.values(y))
 
-    expected = attention(q=tokens, k=x.expand(PROMPTS, -1, -1), v=y.expand(PROMPTS, -1, -1))
-    torch.testing.assert_close(shared, expected, **CLOSE)
+    x, y = (shown.repeat_interleave(2 * PROMPTS // pictures, 0) for shown in (x, y))
+    torch.testing.assert_close(shared, attention(q=tokens, k=x, v=y), **CLOSE)
 
 
 @pytest.mark.parametrize("pictures", [1, PROMPTS])
@@ -107,11 +108,30 @@ def test_the_decoder_is_stocks(name: str, boxes: bool) -> None:
     masks, scores = network.mask_decoder(features, positions, prompts, dense, multimask_output=True)
 
     decoder = Decoder(network.mask_decoder, positions, network.prompt_encoder.no_mask_embed.weight)
-    understood = decoder.understand(decoder.look(features[0]), prompts)
+    understood = decoder.understand(decoder.look(features), prompts)
     painted = decoder.paint(understood, torch.arange(4).repeat_interleave(3), torch.arange(3).repeat(4))
 
     torch.testing.assert_close(understood.scores, scores, atol=1e-5, rtol=0)
     torch.testing.assert_close(painted.view(masks.shape), masks, atol=1e-4, rtol=0)
+
+
+def test_prompts_about_several_pictures_are_understood_as_about_each_alone() -> None:
+    network = sam("vit")
+    positions = network.prompt_encoder.get_dense_pe()
+    decoder = Decoder(network.mask_decoder, positions, network.prompt_encoder.no_mask_embed.weight)
+    prompts, _ = network.prompt_encoder(
+        points=(torch.rand(6, 1, 2) * 160, torch.ones(6, 1)), boxes=None, masks=None
+    )
+    features = torch.randn(2, *positions.shape[1:])
+
+    together = decoder.understand(decoder.look(features), prompts)
+
+    alone = [
+        decoder.understand(decoder.look(features[i : i + 1]), prompts[3 * i : 3 * i + 3]) for i in (0, 1)
+    ]
+    for name in ("scores", "tokens", "places"):
+        expected = torch.cat([getattr(one, name) for one in alone])
+        torch.testing.assert_close(getattr(together, name), expected, atol=1e-5, rtol=0)
 
 
 def test_only_the_masks_that_are_asked_for_are_painted() -> None:
@@ -121,7 +141,7 @@ def test_only_the_masks_that_are_asked_for_are_painted() -> None:
     prompts, _ = network.prompt_encoder(
         points=(torch.rand(4, 1, 2) * 160, torch.ones(4, 1)), boxes=None, masks=None
     )
-    understood = decoder.understand(decoder.look(torch.randn(positions.shape[1:])), prompts)
+    understood = decoder.understand(decoder.look(torch.randn(positions.shape)), prompts)
     every = decoder.paint(understood, torch.arange(4).repeat_interleave(3), torch.arange(3).repeat(4))
 
     some = decoder.paint(understood, torch.tensor([0, 2, 2]), torch.tensor([2, 0, 1]))

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,17 +20,15 @@ REPOSITORY = Path(__file__).parents[2]
 def test_a_smoke_run_writes_weights_that_match_the_manifest_and_a_report(tmp_path: Path) -> None:
     command = [
         sys.executable,
-        "tools/train_demo_models.py",
+        "-m",
+        "tools.train_demo_models",
         "--smoke",
         "--only",
         "plants",
         "--out",
         str(tmp_path),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    run = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=100
-    )
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stderr
     (entry,) = yaml.safe_load((tmp_path / "models.yaml").read_text())["models"]
     weights = tmp_path / entry["weights"]

@@ -1,1 +1,1 @@
-"""How the demo models are trained, one file a model; `tools/train_demo_models.py` is the command."""
+"""How the demo models are trained, one file a model; `python -m tools.train_demo_models` is the command."""

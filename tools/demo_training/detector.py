@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_training.loop import load_part, train
-from demo_training.pool import Pool, Truth, batches
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_iou
 
 from consumer.models.architectures import fcos_small
+from tools.demo_training.loop import load_part, train
+from tools.demo_training.pool import Pool, Truth, batches
 
 
 @dataclass(frozen=True, slots=True)

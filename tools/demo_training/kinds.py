@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_training.loop import load_part, train
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional
 from consumer.local.scene_plants import PLANT_KINDS
 from consumer.local.scenes import demo_photo, scene
 from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD, small_classifier
+from tools.demo_training.loop import load_part, train
 
 SIDE = 64
 AROUND = 80  # crops are kept with a rim, from which boxes that are a little off are cut

@@ -49,24 +49,28 @@ class FoldedAttention:
         self._b_o: Tensor = stock.out_proj.bias
 
     def keys(self, x: Tensor) -> Tensor:
-        """Return a picture's keys, (heads, places, channels), for `of_shared`."""
-        return self._of_heads(self._stock.k_proj(x))
+        """Return the keys of pictures (pictures, places, channels), by heads, for `of_shared`."""
+        return self._by_heads(self._stock.k_proj(x))
 
     def values(self, y: Tensor) -> Tensor:
-        """Return a picture's values, likewise."""
-        return self._of_heads(self._stock.v_proj(y))
+        """Return pictures' values, likewise."""
+        return self._by_heads(self._stock.v_proj(y))
 
     def of_shared(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return what tokens (n, t, channels) see in one picture that all n prompts ask about.
+        """Return what tokens (n, t, channels) see in pictures about each of which equally many ask, in order.
 
-        With keys and values made once a picture nothing is left to fold, and all tokens are one batch.
+        With keys and values made once a picture nothing is left to fold, and all its tokens are one batch.
+
+        Args:
+            tokens: those of n prompts.
+            keys: (pictures, heads, places, channels of a head).
+            values: likewise.
         """
-        n, t, _ = tokens.shape
-        asked = self._of_heads(self._stock.q_proj(tokens).flatten(0, 1))
+        asked = self._stock.q_proj(tokens).view(len(keys), -1, keys.shape[1] * keys.shape[3])
         mixed = functional.scaled_dot_product_attention(
-            asked[None], keys[None], values[None], scale=self._scale
+            self._by_heads(asked), keys, values, scale=self._scale
         )
-        seen: Tensor = self._stock.out_proj(mixed[0].transpose(0, 1).reshape(n, t, -1))
+        seen: Tensor = self._stock.out_proj(mixed.transpose(1, 2).reshape(*tokens.shape[:2], -1))
         return seen
 
     def of_picture(self, tokens: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -101,6 +105,10 @@ class FoldedAttention:
         scores = torch.matmul(self._a_prompt(keys @ self._w_q, n), x.transpose(1, 2)).add_(offsets)
         shares = scores.view(n, self._heads, t, -1).softmax(2).view(scores.shape)
         return torch.baddbmm(picture.expand(n, -1, -1), shares.transpose(1, 2), self._a_prompt(said, n))
+
+    def _by_heads(self, rows: Tensor) -> Tensor:
+        """(n, rows, heads x channels) as (n, heads, rows, channels)."""
+        return rows.view(*rows.shape[:2], self._heads, -1).transpose(1, 2)
 
     def _of_heads(self, rows: Tensor) -> Tensor:
         """(rows, heads x channels) as (heads, rows, channels)."""

@@ -1,4 +1,4 @@
-"""segment-anything's mask decoder, for many prompts about one picture.
+"""segment-anything's mask decoder, for many prompts about a picture.
 
 Three things make it fast, and none of them changes what it computes. What the first layer sees of the
 picture is the same for every prompt, so it is made once a picture. Projections of the picture are folded into
@@ -24,20 +24,20 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Look:
-    """A picture as the decoder sees it before it knows any prompt."""
+    """Pictures as the decoder sees them before it knows any prompt; the worker looks at one at a time."""
 
     places: Tensor
-    """(1, places, channels): the embedding, with that of "no mask given"."""
+    """(pictures, places, channels): the embedding, with that of "no mask given"."""
     placed: Tensor
     """Likewise, with the positions."""
     keys: Tensor
-    """(heads, places, channels) of the first layer's attention of tokens to the picture."""
+    """(pictures, heads, places, channels) of the first layer's attention of tokens to the picture."""
     values: Tensor
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Understood:
-    """What the decoder made of n prompts about one picture."""
+    """What the decoder made of n prompts."""
 
     scores: Tensor
     """(n, 3), or 4 with the single mask: the estimated IoU of each."""
@@ -85,22 +85,24 @@ class Decoder:
         """Return what all prompts about a picture share.
 
         Args:
-            features: (channels, height, width) of the encoder.
+            features: (pictures, channels, height, width) of the encoder.
         """
-        places = _as_rows(features[None]) + self._no_mask
+        places = _as_rows(features) + self._no_mask
         placed = places + self._positions
         _, attention, _ = self._layers[0]
-        return Look(places, placed, attention.keys(placed[0]), attention.values(places[0]))
+        return Look(places, placed, attention.keys(placed), attention.values(places))
 
     def understand(self, look: Look, prompts: Tensor) -> Understood:
         """Run the transformer.
 
         Args:
-            look: at the picture that all of them are about.
-            prompts: (n, tokens, channels) of the prompt encoder.
+            look: at the pictures that they are about.
+            prompts: (n, tokens, channels) of the prompt encoder, as many about each picture, in its order.
         """
         given = torch.cat([self._start.expand(len(prompts), -1, -1), prompts], dim=1)
         tokens, places, placed = given, look.places, look.placed
+        if len(places) > 1:  # one picture's are the same for every prompt until the first layer is through
+            places, placed = (x.repeat_interleave(len(prompts) // len(x), 0) for x in (places, placed))
         for number, (layer, to_picture, to_tokens) in enumerate(self._layers):
             if layer.skip_first_layer_pe:
                 tokens = layer.norm1(layer.self_attn(q=tokens, k=tokens, v=tokens))

@@ -149,7 +149,9 @@ class SamRunner:
             normalised(images, self._side, self._side, self._model.pixel_mean, self._model.pixel_std)
         )
         return [
-            SamEmbedding(self, self._decoder.look(row), (height, width), (image.shape[1], image.shape[2]))
+            SamEmbedding(
+                self, self._decoder.look(row[None]), (height, width), (image.shape[1], image.shape[2])
+            )
             for row, (image, height, width, _) in zip(features, pictures, strict=True)
         ]
 
