@@ -34,11 +34,11 @@ from consumer.models.threads import cpu_limit
 from consumer.ops.health import health_app, serving
 from consumer.ops.loop_lag import LoopLag
 from consumer.ops.memory_limit import photo_memory
-from consumer.ops.probes import probes_of, watch_load, watch_worker
+from consumer.ops.probes import probes_of, watch_load, watch_readiness, watch_worker
 from consumer.outbound.backend import open_backend
 from consumer.outbound.dead_letter import DeadLetters
 from consumer.outbound.results import ResultsPublisher
-from consumer.outcomes import Outcome
+from consumer.outcomes import Outcome, Settle
 from consumer.patience import Patience
 from consumer.presets import load_presets
 from consumer.routes import check_routes, load_routes
@@ -181,7 +181,8 @@ async def open_worker(
         brake = Brake(settings.brake_dead_letters)
 
         def ended(delivery: Delivery, outcome: Outcome, seconds: float) -> None:
-            metrics.delivery_ended(outcome.reason, seconds, outcome.dead_letter)
+            is_done = outcome.settle is Settle.ACK
+            metrics.delivery_ended(outcome.reason, seconds, outcome.dead_letter, is_done=is_done)
             brake.note(outcome.dead_letter)
             on_outcome(delivery, outcome, seconds)
 
@@ -201,7 +202,9 @@ async def open_worker(
         watch_load(metrics, pool, worker.turns, budget)
         resources.callback(asyncio.create_task(loop_lag.watch()).cancel)
 
-        app = health_app(probes_of(worker, keeper, pool, patience, brake), metrics.registry)
+        probes = probes_of(worker, keeper, pool, patience, brake)
+        watch_readiness(metrics, probes)
+        app = health_app(probes, metrics.registry)
         port = await resources.enter_async_context(serving(app, host, settings.port))
         models.broken.add_done_callback(lambda broken: worker.fail(broken.result()))
         await models.warm

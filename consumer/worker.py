@@ -87,6 +87,15 @@ class Worker:
         """Whether it was asked to stop."""
         return self._stopping.is_set()
 
+    @property
+    def runs_to_protect(self) -> int:
+        """Runs whose work would be lost if a drain began now; none once it has begun."""
+        if self.is_draining:
+            return 0
+        end, is_abort = time.monotonic() + self.drain_timeout, self.drain_mode == "abort"
+        running = (it for it in self._tasks.values() if it.stage is Stage.RUNNING)
+        return sum(_is_hopeless(progress, end, is_abort) for progress in running)
+
     def lingering_for(self) -> float:
         """Return for how many seconds the oldest thread has outlived its run."""
         oldest = min(self._lingering_since.values(), default=None)

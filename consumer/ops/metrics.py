@@ -25,6 +25,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         count, spread = self._counter, self._histogram
         self._messages = count("messages", "Deliveries handled, by how they ended.", "outcome")
+        self._done = count("messages_done", "Messages acked: gone from the subscription.")
         self._seconds = spread("message_seconds", "From delivery to settling.", _RUNS)
         self._dead_letters = count("dead_letters", "Messages given up, by the code of the reason.", "code")
         self._warnings = count("message_warnings", "Unknown keys and settings in messages.")
@@ -58,9 +59,12 @@ class Metrics:
         """Count something odd in a message that was processed all the same."""
         self._warnings.inc()
 
-    def delivery_ended(self, outcome: str, seconds: float, dead_letter: str = "") -> None:
-        """Count a delivery, and the code with which it was given up, if it was."""
+    def delivery_ended(
+        self, outcome: str, seconds: float, dead_letter: str = "", *, is_done: bool = False
+    ) -> None:
+        """Count a delivery; whether it was the last one; the code with which it was given up, if it was."""
         self._messages.labels(outcome).inc()
+        self._done.inc(is_done)
         self._seconds.observe(seconds)
         if dead_letter:
             self._dead_letters.labels(dead_letter).inc()

@@ -61,7 +61,19 @@ def watch_worker(
 ) -> None:
     """Export the worker's state."""
     watch = metrics.watch
+    watch("slots", "Slots there are.", lambda: worker.turns.slots)
     watch("slots_busy", "Slots taken.", lambda: worker.busy)
+    watch("draining", "1 once it was asked to stop.", lambda: worker.is_draining)
+    watch(
+        "pulling_paused",
+        "1 while an outage or the brake keeps it from pulling.",
+        lambda: bool(worker.pauses()),
+    )
+    watch(
+        "runs_to_protect",
+        "Runs that would be lost if it were stopped now.",
+        lambda: worker.runs_to_protect,
+    )
     watch("leases_held", "Messages leased.", lambda: keeper.held)
     watch("lease_remaining_seconds", "Of the lease that ends first.", lambda: keeper.shortest() or 0)
     watch("lease_keeper_age_seconds", "Since the keeper's last turn.", keeper.last_tick_age)
@@ -72,6 +84,12 @@ def watch_worker(
     watch("peers_waited_for", "Destinations with callers that wait.", lambda: len(patience.waiting))
     watch("misconfigured", "Destinations an operator has to put right.", lambda: len(patience.misconfigured))
     watch("brake_engaged", "1 while too many messages are given up for one reason.", lambda: bool(brake.why))
+
+
+def watch_readiness(metrics: Metrics, probes: Probes) -> None:
+    """Export what the readiness probe says."""
+    checks = probes.readiness
+    metrics.watch("ready", "1 while it is ready.", lambda: not any(check() for check in checks.values()))
 
 
 def watch_load(metrics: Metrics, pool: ModelPool, turns: Turns, budget: MemoryBudget) -> None:
