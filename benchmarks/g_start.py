@@ -53,7 +53,7 @@ from pipeline_steps.image.encode import encode_jpeg
 from tests.command import COMMAND
 from tests.peers import free_port
 
-BLOCKS = 7
+BLOCKS = 5
 FEWER = 3
 """Of the case in which a start takes many seconds."""
 FOLLOWING = 8

@@ -105,9 +105,11 @@ class BucketLedger:
 
     async def look_up(self, job: Job, message_id: str) -> Entry:
         """Return what was recorded; a record of a photo that was replaced since is not this job's."""
-        failed, record, done, attempts = await asyncio.gather(
-            *(self._read(job, ending) for ending in ("failed", "json", "done", "attempts"))
+        failed, record, attempts = await asyncio.gather(
+            *(self._read(job, ending) for ending in ("failed", "json", "attempts"))
         )
+        # Of most jobs nothing is known, and each question is a request that waits.
+        done = await self._read(job, "done") if record is not None else None
         if failed is not None and failed.info.metadata.get(_MESSAGE) == message_id:
             # Our own giving-up was cut short; another message's failure is no reason not to run.
             metadata = failed.info.metadata

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from concurrent.futures import Future, wait
 
@@ -100,6 +102,17 @@ def test_a_loop_can_await_them() -> None:
 
     with FairThreads(3, "t") as threads:
         assert asyncio.run(asked()) == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a thread a priority of its own")
+def test_the_event_loop_goes_before_what_only_computes() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    with FairThreads(1, "t") as threads:
+        theirs = threads.submit("a", priority).result(LIMIT)
+
+    assert theirs >= max(5, priority())
 
 
 @settings(max_examples=30, deadline=None)

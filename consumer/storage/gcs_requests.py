@@ -46,25 +46,26 @@ class ObjectRequests:
     def __init__(
         self, credentials: Any, endpoint: str, timeout: tuple[float, float], connections: int
     ) -> None:
-        self._connections = _connections(endpoint, connections)
+        self._pool, self._prefix = _pool(endpoint, connections)
         self._credentials = credentials
         # Of its own, by the environment: the metadata server is not behind the proxy that the API is behind.
         self._tokens = Request()
-        self._endpoint = endpoint
         connect, silence = timeout
         self._timeout = urllib3.Timeout(connect=connect, read=silence)
 
     def stat(self, bucket: str, name: str, generation: int | None) -> ObjectInfo:
         """Ask what is known of an object, or of one generation of it."""
-        response = self._send("GET", self._url("storage", bucket, name, generation=generation))
+        response = self._send("GET", self._target("storage", bucket, name, generation=generation))
         return _info(bucket, json.loads(response.data))
 
     def fetch(self, info: ObjectInfo) -> bytes:
         """Read the bytes of one generation, from the start, into one buffer; as they are stored."""
         buffer = io.BytesIO()
-        url = self._url("download/storage", info.bucket, info.name, alt="media", generation=info.generation)
+        target = self._target(
+            "download/storage", info.bucket, info.name, alt="media", generation=info.generation
+        )
         # Without the header, what is stored compressed would be unpacked for us.
-        response = self._send("GET", url, headers={"Accept-Encoding": "gzip"}, preload_content=False)
+        response = self._send("GET", target, headers={"Accept-Encoding": "gzip"}, preload_content=False)
         try:
             for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
                 buffer.write(chunk)
@@ -86,7 +87,7 @@ class ObjectRequests:
         )
         response = self._send(
             "POST",
-            self._url("upload/storage", bucket, uploadType="multipart", ifGenerationMatch=expected),
+            self._target("upload/storage", bucket, uploadType="multipart", ifGenerationMatch=expected),
             body=b"".join((head.encode(), data, f"\r\n--{boundary}--\r\n".encode())),
             headers={"Content-Type": f'multipart/related; boundary="{boundary}"'},
         )
@@ -94,14 +95,14 @@ class ObjectRequests:
 
     def delete(self, bucket: str, name: str, expected: int | None) -> None:
         """Delete an object."""
-        self._send("DELETE", self._url("storage", bucket, name, ifGenerationMatch=expected))
+        self._send("DELETE", self._target("storage", bucket, name, ifGenerationMatch=expected))
 
     def close(self) -> None:
         """Close the connections."""
-        self._connections.clear()
+        self._pool.close()
 
-    def _url(self, service: str, bucket: str, name: str | None = None, **query: str | int | None) -> str:
-        path = f"{self._endpoint}/{service}/v1/b/{quote(bucket, safe='')}/o"
+    def _target(self, service: str, bucket: str, name: str | None = None, **query: str | int | None) -> str:
+        path = f"{self._prefix}/{service}/v1/b/{quote(bucket, safe='')}/o"
         if name is not None:
             path += f"/{quote(name, safe='')}"
         asked = {key: value for key, value in query.items() if value is not None}
@@ -110,45 +111,56 @@ class ObjectRequests:
     def _send(
         self,
         method: str,
-        url: str,
+        target: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         *,
         preload_content: bool = True,
     ) -> Any:
         """Return the answer to a request that succeeded; read, unless that is left to the caller."""
-        response = self._answer(method, url, body, headers or {}, preload_content)
+        response = self._answer(method, target, body, headers or {}, preload_content)
         if response.status == http.HTTPStatus.UNAUTHORIZED:  # a token that was revoked before its time
             response.drain_conn()
             self._credentials.refresh(self._tokens)
-            response = self._answer(method, url, body, headers or {}, preload_content)
+            response = self._answer(method, target, body, headers or {}, preload_content)
         if response.status not in {http.HTTPStatus.OK, http.HTTPStatus.NO_CONTENT}:
-            raise _refusal(method, url, response.status, response.data)
+            raise _refusal(method, target, response.status, response.data)
         return response
 
     def _answer(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], preload_content: bool
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], preload_content: bool
     ) -> Any:
         signed = dict(headers)
-        self._credentials.before_request(self._tokens, method, url, signed)
+        self._credentials.before_request(self._tokens, method, target, signed)
         try:
-            return self._connections.request(
-                method, url, body=body, headers=signed, timeout=self._timeout, retries=False, redirect=False,
-                preload_content=preload_content, decode_content=False,
+            return self._pool.urlopen(
+                method, target, body, signed, timeout=self._timeout, retries=False, redirect=False,
+                assert_same_host=False, preload_content=preload_content, decode_content=False,
             )  # fmt: skip
         except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError) as error:
             # Of these the retries of Google's client know nothing.
             raise ConnectionError(str(error)) from error
 
 
-def _connections(endpoint: str, count: int) -> urllib3.PoolManager:
-    """Return what keeps connections, with the certificates and the proxy that `requests` would use."""
+def _pool(endpoint: str, count: int) -> tuple[urllib3.HTTPConnectionPool, str]:
+    """Return what keeps connections, and with what its requests' targets begin.
+
+    Certificates and proxy are those that `requests` would use. The pool itself is asked, since a manager of
+    pools takes twice the request's own processor time to find it.
+    """
     told = requests.Session().merge_environment_settings(endpoint, {}, None, None, None)
     trusted = told["verify"] if isinstance(told["verify"], str) else DEFAULT_CA_BUNDLE_PATH
     proxy = select_proxy(endpoint, told["proxies"])
+    manager = urllib3.PoolManager(maxsize=count, cert_reqs="CERT_REQUIRED", ca_certs=trusted)
     if proxy:
-        return urllib3.ProxyManager(proxy, maxsize=count, cert_reqs="CERT_REQUIRED", ca_certs=trusted)
-    return urllib3.PoolManager(maxsize=count, cert_reqs="CERT_REQUIRED", ca_certs=trusted)
+        headers = requests.adapters.HTTPAdapter().proxy_headers(proxy)
+        manager = urllib3.ProxyManager(
+            proxy, maxsize=count, cert_reqs="CERT_REQUIRED", ca_certs=trusted, proxy_headers=headers
+        )
+    address = urllib3.util.parse_url(endpoint)
+    # A proxy that reads along is told the whole address; through a tunnel goes what the API itself is told.
+    is_read_along = proxy and address.scheme == "http"
+    return manager.connection_from_url(endpoint), endpoint if is_read_along else address.path or ""
 
 
 def _refusal(method: str, url: str, status: int, body: bytes) -> Exception:
