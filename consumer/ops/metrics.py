@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from consumer.models.batch_info import BatchInfo, Ending
+from consumer.ops.tracing import exemplar, recorded
+from contracts import __version__
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _WAITS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+_ALERTED = ("given_up", "lease_lost", "partial", "succeeded")
 _RUNS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 
 
@@ -24,7 +28,11 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         count, spread = self._counter, self._histogram
+        build = Info("mlworker_build", "What this worker is, always 1.", registry=self.registry)
+        build.info({"version": __version__, "python": platform.python_version()})
         self._messages = count("messages", "Deliveries handled, by how they ended.", "outcome")
+        for outcome in _ALERTED:  # a counter that begins at 1 has not grown, for whoever asks for its increase
+            self._messages.labels(outcome)
         self._done = count("messages_done", "Messages acked: gone from the subscription.")
         self._seconds = spread("message_seconds", "From delivery to settling.", _RUNS)
         self._dead_letters = count("dead_letters", "Messages given up, by the code of the reason.", "code")
@@ -65,14 +73,15 @@ class Metrics:
         """Count a delivery; whether it was the last one; the code with which it was given up, if it was."""
         self._messages.labels(outcome).inc()
         self._done.inc(is_done)
-        self._seconds.observe(seconds)
+        self._seconds.observe(seconds, exemplar(recorded()))
         if dead_letter:
             self._dead_letters.labels(dead_letter).inc()
 
     def photo_decoded(self, waited: float, seconds: float) -> None:
         """Count a photo. Called on any thread."""
-        self._decode_wait.observe(waited)
-        self._decode.observe(seconds)
+        trace = exemplar(recorded())
+        self._decode_wait.observe(waited, trace)
+        self._decode.observe(seconds, trace)
 
     def ran(self, batch: BatchInfo) -> None:
         """Count a batch. Called on its device's thread."""
@@ -86,8 +95,8 @@ class Metrics:
         if batch.ending is Ending.OUT_OF_MEMORY and batch.size > 1:
             self._oom_splits.labels(model).inc()
         queue_wait = self._queue_wait.labels(model)
-        for seconds in batch.waits:
-            queue_wait.observe(seconds)
+        for seconds, asker in zip(batch.waits, batch.askers, strict=True):
+            queue_wait.observe(seconds, exemplar(asker))
         if batch.ending is Ending.ANSWERED:
             self._batch_seconds.labels(model, size_bucket(batch.size)).observe(batch.seconds)
 
