@@ -35,6 +35,8 @@ from consumer.ops.health import health_app, serving
 from consumer.ops.loop_lag import LoopLag
 from consumer.ops.memory_limit import photo_memory
 from consumer.ops.probes import probes_of, watch_load, watch_readiness, watch_worker
+from consumer.ops.stages import StageLog
+from consumer.ops.tracing import Tracer
 from consumer.outbound.backend import open_backend
 from consumer.outbound.dead_letter import DeadLetters
 from consumer.outbound.results import ResultsPublisher
@@ -196,7 +198,10 @@ async def open_worker(
             settings.drain_mode,
             pauses=lambda: next(iter(patience.outages.values()), "") or brake.why,
             on_outcome=ended,
+            tracer=_tracer(settings),
         )
+        # Closed before what may hang: by then everything is over that is recorded.
+        resources.push_async_callback(worker.tracer.close)
         loop_lag = LoopLag()
         watch_worker(metrics, worker, keeper, subscriber, patience, brake, loop_lag)
         watch_load(metrics, pool, worker.turns, budget)
@@ -219,6 +224,15 @@ def _arm(settings: Settings) -> None:
         failpoints.arm(settings.failpoints or "")
     except ValueError as error:
         raise InvalidSettings(str(error)) from error
+
+
+def _tracer(settings: Settings) -> Tracer:
+    tracer = Tracer()
+    if settings.otel_exporter_otlp_endpoint is not None:
+        from consumer.ops.otlp import OtlpTracer  # slow to import
+
+        tracer = OtlpTracer(settings)
+    return StageLog(tracer) if settings.log_level == "DEBUG" else tracer
 
 
 def _ledger(settings: Settings, store: ObjectStore) -> tuple[Ledger, Claims]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -13,6 +12,7 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from consumer.broker import Delivery
 from consumer.errors import MalformedMessage
 from consumer.jobs import Ids, Job, Source, result_id
+from consumer.ops.tracing import trace_parent_of
 from consumer.pipeline.definition import (
     MAX_SETTINGS_BYTES,
     definition_problems,
@@ -40,9 +40,6 @@ from contracts.request import (
 FORCE = "mlworker-force"
 OUTPUT_MARK = "mlworker-output"
 """Metadata of every object the worker writes; the value is the object's own `bucket/name`."""
-
-_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C trace context, version 00."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ class Decoder:
             callback_url=route.callback if isinstance(route.callback, str) else None,
             wants_callback=bool(route.callback),
             pipeline_name=_text(route.settings.get("pipeline_name")),
-            trace_parent=_trace(delivery),
+            trace_parent=trace_parent_of(delivery.attributes),
             replay_count=replays_of(delivery.attributes),
         )
 
@@ -150,7 +147,7 @@ class Decoder:
             result_id(ids, source, definition, request.settings, forced_by=_forced(delivery)),
             callback_url=request.callback_url,
             pipeline_name=_text(request.settings.get("pipeline_name")),
-            trace_parent=_trace(delivery),
+            trace_parent=trace_parent_of(delivery.attributes),
             replay_count=replays_of(delivery.attributes),
             warnings=_unread("", request.model_extra),
         )
@@ -184,7 +181,7 @@ class Decoder:
             result_id(ids, source, content, preset.settings, forced_by=_forced(delivery)),
             callback_url=request.callback_url,
             pipeline_name=request.pipeline,
-            trace_parent=_trace(delivery),
+            trace_parent=trace_parent_of(delivery.attributes),
             replay_count=replays_of(delivery.attributes),
             warnings=_unread("", request.model_extra) + _unread("options.", options),
         )
@@ -288,12 +285,6 @@ def _uuid(value: str | None, seed: str) -> UUID:
 
 def _forced(delivery: Delivery) -> str | None:
     return delivery.message_id if delivery.attributes.get(FORCE, "") in ("1", "true") else None
-
-
-def _trace(delivery: Delivery) -> str | None:
-    """Return the publisher's trace, if it is one: it becomes a header of the callback."""
-    given = (delivery.attributes.get(name, "") for name in ("traceparent", "googclient_traceparent"))
-    return next((value for value in given if _TRACE_PARENT.fullmatch(value)), None)
 
 
 def _text(value: JsonValue) -> str | None:

@@ -8,6 +8,7 @@ from consumer.failpoints import Point, reach
 from consumer.handling import Fence, Handling
 from consumer.jobs import Job
 from consumer.ledger import Ledger
+from consumer.ops.tracing import span
 from consumer.outbound.callback import Backend
 from consumer.outbound.results import ResultsPublisher
 from consumer.patience import Patience
@@ -35,7 +36,10 @@ class Delivering:
         """
         url = None
         if self.results.needs_claim_check(result):
-            url = await self.patience.persist(f"bucket {self.bucket}", lambda: self.ledger.claim(job, result))
+            with span("claim check"):
+                url = await self.patience.persist(
+                    f"bucket {self.bucket}", lambda: self.ledger.claim(job, result)
+                )
 
         async def publish() -> str:
             await self.fence.check(handling)
@@ -45,12 +49,14 @@ class Delivering:
             await self.fence.check(handling)
             await self.backend.deliver(job, result)
 
-        await self.patience.persist("results topic", publish)
+        with span("publish results", topic=self.results.topic):
+            await self.patience.persist("results topic", publish)
         await reach(Point.PUBLISHED)
-        await self.patience.persist(
-            self.backend.destination(job),
-            call_back,
-            about=job.result_id,
-            everybody=self.backend.is_everybodys(job),
-        )
+        with span("callback"):
+            await self.patience.persist(
+                self.backend.destination(job),
+                call_back,
+                about=job.result_id,
+                everybody=self.backend.is_everybodys(job),
+            )
         await reach(Point.CALLED_BACK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 
 import stamina
@@ -13,6 +14,7 @@ from consumer.fair_threads import FairThreads
 from consumer.jobs import Job, Source
 from consumer.memory_budget import Credit, MemoryBudget
 from consumer.ops.memory_limit import photo_memory
+from consumer.ops.tracing import note, span
 from consumer.photo_size import decoding_bytes
 from consumer.pixel_buffers import PixelBuffers
 from consumer.storage import ObjectStore, StoredObject
@@ -64,13 +66,16 @@ class Fetcher:
             UnreadableImage: its bytes are not a picture we read, or over the limits.
             StoreUnavailable: the store has a bad moment.
         """
-        stored = await self._read(job.source)
+        with span("download"):
+            stored = await self._read(job.source)
+            note(bytes=len(stored.data))
         if not stored.data:
             raise UnreadableImage(f"{job.source.url}: expected a picture, found zero bytes")
         credit = self.budget.note(job.ids.tenant_id, len(stored.data))
         if in_windows and (windows := await self._windows(job, stored.data, credit)):
             return Photo(Image(windows), stored.info.generation, windows.turned, credit)
-        decoded = await self._decode(job, stored.data, credit)
+        with span("decode photo"):
+            decoded = await self._decode(job, stored.data, credit)
         return Photo(Image(decoded.pixels), stored.info.generation, decoded.orientation_applied, credit)
 
     async def _windows(self, job: Job, data: bytes, credit: Credit) -> TiffWindow | None:
@@ -103,7 +108,7 @@ class Fetcher:
             if size := decoding_bytes(data, self.max_pixels):
                 await credit.grow(size)
             threads = self.threads.of(job.ids.tenant_id)
-            decoding = asyncio.get_running_loop().run_in_executor(threads, decode)
+            decoding = asyncio.get_running_loop().run_in_executor(threads, copy_context().run, decode)
             started.add(decoding)
             await asyncio.shield(decoding)
         except BaseException:

@@ -14,6 +14,7 @@ from consumer.errors import CallbackFailed
 from consumer.failpoints import Point, reach
 from consumer.jobs import Job
 from consumer.ledger import Ledger, Leg
+from consumer.ops.tracing import fail, span, trace_parent
 from consumer.outbound.callback import Backend
 from consumer.outbound.dead_letter import DeadLetters
 from consumer.outbound.results import ResultsPublisher
@@ -73,7 +74,8 @@ class GivingUp:
             await reach(Point.DEAD_LETTERED)
             return
         result = failed_result(job, failure)
-        await self._with_bucket(lambda: self.ledger.record(job, result, delivery.message_id))
+        with span("record"):
+            await self._with_bucket(lambda: self.ledger.record(job, result, delivery.message_id))
         await reach(Point.FAILURE_RECORDED)
         told = Told(job, result, failure, attempts, may_reply=may_reply, was_recorded=was_recorded)
         await self._tell(delivery, told, frozenset(), fence)
@@ -102,12 +104,14 @@ class GivingUp:
             done = await self._done(delivery, told, done | {Leg.DEAD_LETTERED})
         if Leg.PUBLISHED not in done and not told.was_recorded:
             await fence()
-            await self.patience.persist("results topic", lambda: self.results.publish(result, None))
+            with span("publish results", topic=self.results.topic):
+                await self.patience.persist("results topic", lambda: self.results.publish(result, None))
             await reach(Point.FAILURE_PUBLISHED)
             done = await self._done(delivery, told, done | {Leg.PUBLISHED})
         if Leg.CALLED_BACK not in done and told.may_reply:
             await fence()
-            await self._call_back(job, result)
+            with span("callback"):
+                await self._call_back(job, result)
             await reach(Point.FAILURE_CALLED_BACK)
         await self._with_bucket(lambda: self.ledger.mark_done(job, result, delivery.message_id))
         await reach(Point.FAILURE_MARKED)
@@ -128,6 +132,7 @@ class GivingUp:
             )
         except CallbackFailed as error:
             # The dead letter is safe, and the backend has said that it does not want to know.
+            fail(error.code)
             log.warning("error_callback_refused", error=str(error))
 
     async def _dead_letter(
@@ -144,11 +149,14 @@ class GivingUp:
             source_publish_time=delivery.publish_time,
             result_id=job.result_id if job else None,
             worker_version=__version__,
-            trace_id=_trace_id(job),
+            trace_id=_trace_id(trace_parent() or (job.trace_parent if job else None)),
             failed_at=datetime.now(UTC),
             replay_count=job.replay_count if job else 0,
         )
-        await self.patience.persist("dead-letter topic", lambda: self.dead_letters.publish(delivery, reason))
+        with span("publish dead letter", topic=self.dead_letters.topic, code=failure.code):
+            await self.patience.persist(
+                "dead-letter topic", lambda: self.dead_letters.publish(delivery, reason)
+            )
         log.error(
             "dead_lettered", code=failure.code, failure_class=failure.failure_class, error=failure.message
         )
@@ -188,6 +196,6 @@ def failed_result(job: Job, failure: Failure) -> ProcessingResult:
     )
 
 
-def _trace_id(job: Job | None) -> str | None:
-    parts = (job.trace_parent or "").split("-") if job else []
+def _trace_id(parent: str | None) -> str | None:
+    parts = (parent or "").split("-")
     return parts[1] if len(parts) == 4 else None

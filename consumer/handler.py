@@ -26,6 +26,7 @@ from consumer.giving_up import GivingUp
 from consumer.handling import Copies, Fence, Handling
 from consumer.jobs import Job
 from consumer.ledger import Attempts, Entry, Ledger
+from consumer.ops.tracing import note, span
 from consumer.outbound.callback import Backend
 from consumer.outcomes import SUSPICIOUS, WAIT_AGAIN, WORKER_LOST, Outcome, Settle
 from consumer.patience import Patience
@@ -98,20 +99,24 @@ class Handler:
             return await self.failing.settle(handling, error)
 
     async def _process(self, handling: Handling) -> Outcome:
-        job = await self._decode(handling)
+        with span("decode message"):
+            job = await self._decode(handling)
         if isinstance(job, Ignored):
             return Outcome(Settle.ACK, f"ignored_{job.reason}")
         handling.job = job
-        structlog.contextvars.bind_contextvars(
-            tenant_id=job.ids.tenant_id,
-            session_id=str(job.ids.session_id),
-            image_id=str(job.ids.image_id),
-            result_id=job.result_id,
-        )
+        names = {
+            "tenant_id": job.ids.tenant_id,
+            "session_id": str(job.ids.session_id),
+            "image_id": str(job.ids.image_id),
+            "result_id": job.result_id,
+        }
+        structlog.contextvars.bind_contextvars(**names)
+        note(**names)
         self.rules.check(job.ids, job.source)
         self.backend.check(job)
         handling.may_reply = True
-        pipeline = self._parse(job)
+        with span("parse pipeline"):
+            pipeline = self._parse(job)
         for warning in (*job.warnings, *pipeline.warnings):
             log.warning("message_warning", warning=warning)
             self.on_warning()
@@ -126,11 +131,11 @@ class Handler:
         message_id = handling.delivery.message_id
         waited_since = self.patience.clock()
         while True:
-            claim = await self._with_bucket(partial(self.claims.take, job, message_id))
+            claim = await self._with_bucket("claim", partial(self.claims.take, job, message_id))
             if isinstance(claim, Claim):
                 handling.claim = claim
                 await reach(Point.CLAIMED)
-            entry = await self._with_bucket(partial(self.ledger.look_up, job, message_id))
+            entry = await self._with_bucket("look up", partial(self.ledger.look_up, job, message_id))
             if entry.done:
                 await self._tidy(job, entry, claim)
                 return Outcome(Settle.ACK, "duplicate")
@@ -148,9 +153,9 @@ class Handler:
     async def _tidy(self, job: Job, entry: Entry, claim: Claim | Busy) -> None:
         """Remove what a worker left that was lost between its last leg and its ack."""
         if isinstance(claim, Busy):
-            await self._with_bucket(lambda: self.claims.clear(job))
+            await self._with_bucket("clear claim", lambda: self.claims.clear(job))
         if entry.attempts.count:
-            await self._with_bucket(lambda: self.ledger.forget_attempts(job))
+            await self._with_bucket("forget attempts", lambda: self.ledger.forget_attempts(job))
 
     async def _resume_or_run(self, handling: Handling, job: Job, pipeline: Pipeline, entry: Entry) -> Outcome:
         message_id, result = handling.delivery.message_id, entry.result
@@ -173,15 +178,15 @@ class Handler:
             if done is None:
                 await self._let_go(handling)
                 return await self._claim_and_work(handling, job, pipeline)
-            result = await self._with_bucket(lambda: self.ledger.record(job, done, message_id))
+            result = await self._with_bucket("record", lambda: self.ledger.record(job, done, message_id))
             await reach(Point.RECORDED)
         handling.was_recorded = True
         handling.progress.stage = Stage.DELIVERING
         await self.delivering.deliver(handling, job, result)
-        await self._with_bucket(lambda: self.ledger.mark_done(job, result, message_id))
+        await self._with_bucket("mark done", lambda: self.ledger.mark_done(job, result, message_id))
         await reach(Point.MARKED)
         if attempts.count:
-            await self._with_bucket(lambda: self.ledger.forget_attempts(job))
+            await self._with_bucket("forget attempts", lambda: self.ledger.forget_attempts(job))
         log.info(result.status, status=result.status, resumed=entry.result is not None)
         return Outcome(Settle.ACK, result.status)
 
@@ -193,7 +198,9 @@ class Handler:
         """
         if handling.claim is None or not handling.claim.was_abandoned:
             return earlier
-        attempts = await self._with_bucket(lambda: self.ledger.count_attempt(job, WORKER_LOST))
+        attempts = await self._with_bucket(
+            "count attempt", lambda: self.ledger.count_attempt(job, WORKER_LOST)
+        )
         handling.claim.was_abandoned = False
         if attempts.count >= self.max_attempts:
             raise WorkerLost(f"{attempts.count} runs failed, or ended because their worker did")
@@ -232,21 +239,23 @@ class Handler:
         """
         if (claim := handling.claim) is None:
             return True
-        await self._with_bucket(lambda: self.claims.secure(claim, 0))
+        await self._with_bucket("secure claim", lambda: self.claims.secure(claim, 0))
         if not claim.was_taken_over:
             return True
-        entry = await self._with_bucket(partial(self.ledger.look_up, job, handling.delivery.message_id))
+        message_id = handling.delivery.message_id
+        entry = await self._with_bucket("look up", partial(self.ledger.look_up, job, message_id))
         return not entry.done and entry.result is None
 
     async def _let_go(self, handling: Handling) -> None:
         claim, handling.claim = handling.claim, None
         if claim is not None:
-            await self.claims.let_go(claim)
+            with span("let go of claim"):
+                await self.claims.let_go(claim)
 
     async def _mark(self, handling: Handling, *, running: bool) -> None:
         claim = handling.claim
         if claim is not None:
-            await self._with_bucket(lambda: self.claims.mark(claim, running=running))
+            await self._with_bucket("mark claim", lambda: self.claims.mark(claim, running=running))
 
     async def _decode(self, handling: Handling) -> Job | Ignored:
         decoded = self.decoder.decode(handling.delivery)
@@ -256,7 +265,7 @@ class Handler:
         self.rules.check_object(seen.bucket, seen.name)
         try:
             info = await self._with_bucket(
-                lambda: self.store.stat(seen.bucket, seen.name, generation=seen.generation)
+                "stat", lambda: self.store.stat(seen.bucket, seen.name, generation=seen.generation)
             )
         except ObjectMissing as error:
             raise Superseded(f"gs://{seen.bucket}/{seen.name}#{seen.generation} is gone") from error
@@ -271,5 +280,6 @@ class Handler:
             pipeline_timeout=self.pipeline_timeout,
         )
 
-    async def _with_bucket(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await self.patience.persist(f"bucket {self.bucket}", call)
+    async def _with_bucket(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        with span(name):
+            return await self.patience.persist(f"bucket {self.bucket}", call)

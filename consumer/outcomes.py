@@ -43,6 +43,11 @@ class Outcome:
     dead_letter: str = ""
     """The code with which it was given up."""
 
+    @property
+    def failure(self) -> str:
+        """The code it failed with, for now or for good; empty if it did not."""
+        return self.dead_letter or ("" if self.settle is Settle.ACK else self.reason)
+
 
 WAIT_AGAIN = 60.0
 """Seconds after which a message that waits for an operator, or for a peer, comes again."""

@@ -23,6 +23,7 @@ import structlog
 
 from consumer.broker import BrokerMisconfigured, BrokerUnavailable
 from consumer.errors import CallbackFailed, HoldExpired
+from consumer.ops.tracing import code_of, happened
 from contracts.failure import FailureClass
 from pipeline_steps.errors import (
     ModelUnavailable,
@@ -187,6 +188,7 @@ class Patience:
             verdict = verdict_of(error)
             if verdict is Verdict.TELL:
                 return False
+            happened("failed_try", peer=destination, code=code_of(error))
             if not _is_not_found(error):
                 held.failed(error, about)
             is_away = verdict is Verdict.HOLD or (held.is_open and not _is_not_found(error))

@@ -26,6 +26,16 @@ class Progress:
     expected_end: float | None = None
     """Of the run, by the monotonic clock; None if no pipeline like it has run here yet."""
 
+    def is_hopeless(self, end: float, *, is_abort: bool) -> bool:
+        """Tell whether waiting for it until `end` is no use."""
+        match self.stage:
+            case Stage.WAITING:
+                return True
+            case Stage.RUNNING:
+                return is_abort or (self.expected_end is not None and self.expected_end > end)
+            case Stage.DELIVERING:
+                return False
+
 
 @dataclass
 class Durations:

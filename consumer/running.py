@@ -13,6 +13,7 @@ from consumer.fair_threads import FairThreads
 from consumer.fetch import Fetcher, Photo
 from consumer.jobs import Job
 from consumer.models_used import ModelsUsed
+from consumer.ops.tracing import span
 from consumer.patience import Patience
 from consumer.pipeline.execute import execute
 from consumer.pipeline.nodes import Pipeline
@@ -140,9 +141,10 @@ class Runner:
     async def _photo(self, job: Job, pipeline: Pipeline) -> Photo | None:
         if not pipeline.reads(Image):
             return None
-        return await self.patience.persist(
-            f"bucket {job.source.bucket}", lambda: self.fetcher.fetch(job, in_windows=pipeline.in_windows)
-        )
+        with span("fetch"):
+            return await self.patience.persist(
+                f"bucket {job.source.bucket}", lambda: self.fetcher.fetch(job, in_windows=pipeline.in_windows)
+            )
 
 
 def _info(photo: Photo | None) -> ImageInfo | None:

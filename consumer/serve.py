@@ -39,7 +39,7 @@ async def serve(settings: Settings | None = None) -> int:
             cannot be used.
     """
     settings = settings or load_settings()
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, settings.google_cloud_project)
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
     sys.excepthook = _crashed

@@ -133,6 +133,26 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Of probes and metrics.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe log.")
     log_format: Literal["json", "console"] = Field("json", description="`console` for people.")
+    otel_exporter_otlp_endpoint: AnyHttpUrl | None = Field(
+        None,
+        description="Where traces are sent, by OTLP over HTTP, such as `http://collector:4318`; "
+        "by default there are none.",
+    )
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(
+        "parentbased_always_on",
+        description="Which messages are traced; `parentbased_`: as their publisher decided, if it did.",
+    )
+    otel_traces_sampler_arg: float = Field(
+        1.0, ge=0, le=1, description="The share of messages that are traced, for `traceidratio`."
+    )
+    otel_service_name: str = Field("mlworker", min_length=1, description="What traces call this worker.")
 
     @field_validator("allowed_buckets", "image_prefixes", "devices", "callback_allowed_hosts", mode="before")
     @classmethod

@@ -29,6 +29,7 @@ import structlog
 from consumer.broker import BrokerError, BrokerMisconfigured, Delivery, Subscriber
 from consumer.broker.leases import Lease, LeaseKeeper
 from consumer.failpoints import Point, reach
+from consumer.ops.tracing import Tracer, fail, note, span
 from consumer.outcomes import Outcome, Settle
 from consumer.progress import Progress, Stage
 from consumer.turns import LOOK_AFTER, Turn, Turns
@@ -66,6 +67,7 @@ class Worker:
     """Why nothing should be pulled just now: an outage, or the brake. Empty while all is well."""
     on_outcome: Callable[[Delivery, Outcome, float], None] = lambda *_: None
     """Told of every delivery's end, with the seconds it took."""
+    tracer: Tracer = field(default_factory=Tracer)
     is_pulling: bool = False
     trouble: str = ""
     """Why messages cannot be pulled, while that is so."""
@@ -94,7 +96,7 @@ class Worker:
             return 0
         end, is_abort = time.monotonic() + self.drain_timeout, self.drain_mode == "abort"
         running = (it for it in self._tasks.values() if it.stage is Stage.RUNNING)
-        return sum(_is_hopeless(progress, end, is_abort) for progress in running)
+        return sum(progress.is_hopeless(end, is_abort=is_abort) for progress in running)
 
     def lingering_for(self) -> float:
         """Return for how many seconds the oldest thread has outlived its run."""
@@ -214,13 +216,14 @@ class Worker:
     async def _work(self, delivery: Delivery, lease: Lease, progress: Progress) -> None:
         structlog.contextvars.bind_contextvars(message_id=delivery.message_id)
         started = time.monotonic()
-        try:
-            outcome = await self.handler.handle(delivery, lease, progress)
-        except asyncio.CancelledError:
-            await self._settle(delivery, lease, Outcome(Settle.HAND_BACK, "drained"))
-            raise
-        await self._settle(delivery, lease, outcome)
-        self.on_outcome(delivery, outcome, time.monotonic() - started)
+        with self.tracer.message(delivery):
+            try:
+                outcome = await self.handler.handle(delivery, lease, progress)
+            except asyncio.CancelledError:
+                await self._settle(delivery, lease, Outcome(Settle.HAND_BACK, "drained"))
+                raise
+            await self._settle(delivery, lease, outcome)
+            self.on_outcome(delivery, outcome, time.monotonic() - started)
         if outcome.lingering:
             # The slot stays taken: a thread that does not return still uses memory and cores.
             task = asyncio.current_task()
@@ -231,13 +234,19 @@ class Worker:
     async def _settle(self, delivery: Delivery, lease: Lease, outcome: Outcome) -> None:
         """Tell the broker; an answer that never comes is counted, and the message simply comes again."""
         self.keeper.release(lease)
+        note(outcome=outcome.reason)
+        if outcome.failure:
+            fail(outcome.failure)
         try:
             match outcome.settle:
                 case Settle.ACK:
-                    await self.subscriber.acknowledge([delivery.ack_id])
+                    with span("ack"):
+                        await self.subscriber.acknowledge([delivery.ack_id])
                     await reach(Point.ACKED)
                 case Settle.HAND_BACK:
-                    await self.subscriber.modify_deadline([delivery.ack_id], round(min(outcome.delay, 600)))
+                    seconds = round(min(outcome.delay, 600))
+                    with span("hand back", delay_s=seconds):
+                        await self.subscriber.modify_deadline([delivery.ack_id], seconds)
                 case Settle.LEAVE:
                     pass
         except BrokerError as error:
@@ -259,7 +268,7 @@ class Worker:
         is_abort = self.drain_mode == "abort"
         timeout = min(self.drain_timeout, ABORT_DELIVERY) if is_abort else self.drain_timeout
         end = time.monotonic() + timeout
-        hopeless = [task for task, progress in self._tasks.items() if _is_hopeless(progress, end, is_abort)]
+        hopeless = [task for task, it in self._tasks.items() if it.is_hopeless(end, is_abort=is_abort)]
         log.info("draining", in_flight=len(self._tasks), handed_back_at_once=len(hopeless), timeout=timeout)
         for task in hopeless:
             task.cancel()
@@ -285,14 +294,3 @@ class Worker:
                 await self._stopping.wait()
         except TimeoutError:
             return
-
-
-def _is_hopeless(progress: Progress, end: float, is_abort: bool) -> bool:
-    """Tell whether waiting for it until `end` is no use."""
-    match progress.stage:
-        case Stage.WAITING:
-            return True
-        case Stage.RUNNING:
-            return is_abort or (progress.expected_end is not None and progress.expected_end > end)
-        case Stage.DELIVERING:
-            return False

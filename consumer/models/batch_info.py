@@ -1,10 +1,14 @@
-"""What is told of every batch, for the metrics."""
+"""What is told of every batch, for metrics and traces."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from consumer.ops.tracing import Span
 
 
 class Trigger(StrEnum):
@@ -28,7 +32,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BatchInfo:
-    """One batch that ran, for the metrics."""
+    """One batch that ran."""
 
     model: str
     bucket: Hashable
@@ -45,3 +49,5 @@ class BatchInfo:
     """For how many seconds the device had stood idle although an item was there."""
     fill: float
     """The items' share of what was computed; the rest is padding."""
+    askers: Sequence[Span | None]
+    """What each of its items was asked in, where that is recorded."""

@@ -244,6 +244,7 @@ class Batcher:
                 waits,
                 min(began - self._free_since, max(waits)),
                 fill,
+                [request.call.asker for request in batch.requests],
             )
         )
         self._free_since = self._clock()

@@ -21,6 +21,7 @@ from consumer.models.simulated_pool import simulated_pool
 from consumer.models.weight_files import WeightCache
 from consumer.ops.metrics import Metrics
 from consumer.ops.phases import Phases
+from consumer.ops.tracing import ran
 from consumer.settings import InvalidSettings, Settings
 from consumer.storage import ObjectStore
 
@@ -137,6 +138,7 @@ class _Told:
 
     def ran(self, batch: BatchInfo) -> None:
         self._metrics.ran(batch)
+        ran(batch)
 
     def broke(self, why: str) -> None:
         self._loop.call_soon_threadsafe(self._heard, why)

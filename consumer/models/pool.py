@@ -19,6 +19,7 @@ from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.residency import Residency
 from consumer.models.runner import AnyRunner, Prompt
 from consumer.models.waiting import Owner
+from consumer.ops.tracing import span
 from pipeline_steps.errors import ModelMismatch, ModelUnavailable
 from pipeline_steps.models import ModelKind, Models, ModelSpec
 
@@ -196,6 +197,10 @@ class ModelPool(ModelCalls):
             raise ModelMismatch(f"model {name!r} is a {kind} model, not {' or '.join(kinds)}")
         if self._closed:
             raise ModelUnavailable(f"model {name!r}: the worker is shutting down")
+        with span(f"ask {name}", model=name, items=len(items)):
+            return await self._answers(name, items, owner)
+
+    async def _answers(self, name: str, items: Sequence[Any], owner: Owner) -> list[Any]:
         async with self._residency.holding_unannounced(name):
             runner, lane = self._choose(name, self._replicas[name], items)
             ready = await self._prepare(runner, items, owner.tenant)

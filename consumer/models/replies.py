@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from consumer.ops.tracing import recorded
+
 
 class Call:
     """The items one caller waits for."""
@@ -16,6 +18,7 @@ class Call:
         self.answers: list[Any] = [None] * items
         self.missing = items
         self.failed = False
+        self.asker = recorded()
 
     @property
     def over(self) -> bool:

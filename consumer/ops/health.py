@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import uvicorn
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -41,8 +41,9 @@ def health_app(probes: Probes, registry: CollectorRegistry) -> Starlette:
         return Route(path, answer)
 
     async def metrics(request: Request) -> Response:
-        del request
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        # Only whoever asks for OpenMetrics is told which traces the numbers were measured in.
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=media_type)
 
     return Starlette(
         routes=[

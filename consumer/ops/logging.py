@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from functools import partial
 from typing import Literal
 
 import orjson
@@ -16,27 +17,37 @@ import structlog
 from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from consumer.ops.repeats import Repeats
+from consumer.ops.tracing import trace_parent
 from consumer.redaction import redacted
 
 _SEVERITY = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
 
 
-def configure_logging(level: str, style: Literal["json", "console"]) -> None:
-    """Send all logs, ours and the libraries', to stderr in one style; of the libraries from warnings on."""
+def configure_logging(level: str, style: Literal["json", "console"], project: str = "") -> None:
+    """Send all logs, ours and the libraries', to stderr in one style; of the libraries from warnings on.
+
+    Args:
+        level: the least severe that is told.
+        style: for machines, or for people.
+        project: where Cloud Trace has the traces, so that Cloud Logging can show a line beside its span.
+    """
     number = logging.getLevelNamesMapping()[level]
+    repeats = Repeats()
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderers = _as_json() if style == "json" else _for_people()
+    renderers = _as_json(project) if style == "json" else _for_people()
     structlog.configure(
-        processors=[*common, *renderers],
+        processors=[repeats, *common, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(repeats.filter)
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[add_logger_name, *common],
@@ -46,10 +57,10 @@ def configure_logging(level: str, style: Literal["json", "console"]) -> None:
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 
 
-def _as_json() -> list[Processor]:
+def _as_json(project: str) -> list[Processor]:
     return [
         structlog.processors.format_exc_info,
-        _for_cloud_logging,
+        partial(_for_cloud_logging, project),
         _without_secrets(structlog.processors.JSONRenderer(serializer=_dumps)),
     ]
 
@@ -69,10 +80,15 @@ def _without_secrets(render: Processor) -> Processor:
     return rendered
 
 
-def _for_cloud_logging(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+def _for_cloud_logging(project: str, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     del logger, method
     event["severity"] = _SEVERITY.get(event.pop("level", "info"), "DEFAULT")
     event["message"] = event.pop("event", "")
+    if project and (parent := trace_parent()):
+        _, trace, span, flags = parent.split("-")
+        event["logging.googleapis.com/trace"] = f"projects/{project}/traces/{trace}"
+        event["logging.googleapis.com/spanId"] = span
+        event["logging.googleapis.com/trace_sampled"] = bool(int(flags, 16) & 1)
     return event
 
 

@@ -31,7 +31,8 @@ class Metrics:
         build = Info("mlworker_build", "What this worker is, always 1.", registry=self.registry)
         build.info({"version": __version__, "python": platform.python_version()})
         self._messages = count("messages", "Deliveries handled, by how they ended.", "outcome")
-        for outcome in _ALERTED:  # a counter that begins at 1 has not grown, for whoever asks for its increase
+        # A counter that begins at 1 has not grown, for whoever asks for its increase.
+        for outcome in _ALERTED:
             self._messages.labels(outcome)
         self._done = count("messages_done", "Messages acked: gone from the subscription.")
         self._seconds = spread("message_seconds", "From delivery to settling.", _RUNS)

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from consumer.errors import CallbackFailed
 from consumer.jobs import Job
+from consumer.ops.tracing import note, trace_parent
 from consumer.outbound.bodies import error_body, legacy_body, results_body
 from consumer.outbound.hosts import AllowedHosts, read_url
 from consumer.redaction import redacted
@@ -125,13 +126,14 @@ class Backend:
             "X-MLWorker-Event": event,
             "Idempotency-Key": result.result_id,
         }
-        if job.trace_parent:
-            headers["traceparent"] = job.trace_parent
+        if parent := trace_parent() or job.trace_parent:
+            headers["traceparent"] = parent
         return headers
 
     async def _post(self, url: str, body: BaseModel, headers: dict[str, str]) -> None:
         content = body.model_dump_json(by_alias=True).encode()
         host = self.hosts.check(url)
+        note(host=host)
         proof = await self.sign(url, content)
         # The client's limit is for each part of a call; here it is one for the whole, a slow answer included.
         limit = self.client.timeout.read
@@ -156,6 +158,7 @@ class Backend:
                 raise CallbackFailed(
                     f"{host}: {type(error).__name__}: {why}", FailureClass.TRANSIENT, outage=True
                 ) from error
+        note(status=response.status_code)
         # The status is the answer, whatever became of the rest of it. It may repeat what it was sent.
         check_answer(host, response, redacted(answer, _secrets(url, proof))[:MAX_QUOTED])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consumer.broker import Publisher
+from consumer.ops.tracing import trace_parent
 from contracts.result import ClaimCheck, ProcessingResult
 
 OVERHEAD = 4096
@@ -48,6 +49,8 @@ class ResultsPublisher:
             "status": result.status,
             "result_id": result.result_id,
         }
+        if parent := trace_parent():
+            attributes["traceparent"] = parent
         return await self.publisher.publish(self.topic, body, attributes)
 
 

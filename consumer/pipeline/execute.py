@@ -8,6 +8,7 @@ import time
 from collections.abc import Coroutine, Iterator
 from typing import Any, assert_never
 
+from consumer.ops.tracing import code_of, happened, span
 from consumer.pipeline.nodes import Chain, Chord, Group, Map, Node, StepCall
 from consumer.pipeline.run import Run, StepFailed, StepStatus
 from contracts.failure import FailureClass
@@ -133,7 +134,8 @@ class _Execution:
             return Artifacts()
         started = time.perf_counter()
         try:
-            written = await self._tries(call, seen, path, items)
+            with span(f"step {call.step.name}", step=call.step.name, path=path):
+                written = await self._tries(call, seen, path, items)
         except StepFailed as failure:
             skipped = call.on_error == "skip" and self._may_skip(failure)
             status: StepStatus = "skipped" if skipped else "failed"
@@ -159,6 +161,7 @@ class _Execution:
                 stuck = self.run.is_stuck(path)
                 if retry == call.retries or stuck or failure.failure_class not in _RETRIED:
                     raise failure from error
+                happened("tried_again", code=code_of(failure))
                 await asyncio.sleep(min(_RETRY_WAIT * 2**retry, max(0.0, self.run.deadline.remaining)))
         raise AssertionError("a step is tried at least once")
 

@@ -7,7 +7,6 @@ import time
 import pytest
 
 from consumer.progress import Durations, Progress, Stage
-from consumer.worker import _is_hopeless
 from tests.end_to_end.site import BUCKET, WORK
 
 LOOK = {"type": "step", "name": "look"}
@@ -29,7 +28,7 @@ HELD = {"type": "step", "name": "wait_for_the_gate"}
 def test_only_what_can_be_over_in_time_is_waited_for(
     stage: Stage, expected_end: float | None, is_abort: bool, hopeless: bool
 ) -> None:
-    assert _is_hopeless(Progress(stage, expected_end), end=100.0, is_abort=is_abort) is hopeless
+    assert Progress(stage, expected_end).is_hopeless(100.0, is_abort=is_abort) is hopeless
 
 
 def test_how_long_a_pipeline_takes_is_learnt_from_its_runs() -> None:
