@@ -12,6 +12,7 @@ import typer
 from consumer.backfill.command import add_backfill
 from consumer.dead_letters.commands import app as dead_letters
 from consumer.doctor.command import add_doctor
+from consumer.first_process import hear_sigterm
 from consumer.help import WithSettings, examples, print_version
 from consumer.ops.allocator import bound_allocator
 from consumer.terminal import (
@@ -295,5 +296,6 @@ add_backfill(app)
 
 def main() -> None:
     """Run the command line."""
+    hear_sigterm()
     bound_allocator()
     app()
