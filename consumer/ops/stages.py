@@ -78,7 +78,7 @@ class _Stage:
         ms = round((time.perf_counter() - self._began) * 1000, 3)
         told = {name: value for name, value in self._attributes.items() if value is not None}
         if self._code:
-            told["code"] = self._code
+            told["failure"] = self._code
         log.debug("stage", stage=self._name, ms=ms, **told)
         if self.inner is not None:
             self.inner.end()
