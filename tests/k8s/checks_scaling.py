@@ -1,0 +1,134 @@
+"""Metrics and the scaler: what is asked for is exported, and what is scaled is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tests.command import ROOT
+from tests.k8s.catalogue import check
+from tests.k8s.checks_pod import ENDPOINTS
+from tests.k8s.manifests import WORKER, Manifests
+
+_METRIC = re.compile(r"\bmlworker_[a-z0-9_]+")
+_RECORDED = re.compile(r"\bmlworker:[a-z0-9_:]+")
+_IN_QUOTES = r'"([^"]*)"'
+
+
+def exported() -> set[str]:
+    """Every series of a worker's, by docs/metrics.md; tests/end_to_end/test_metrics.py keeps that true."""
+    names = set()
+    for name, kind in re.findall(
+        r"^\| `(mlworker_\w+)` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.M
+    ):
+        endings = {"histogram": ("_bucket", "_count", "_sum"), "summary": ("_count", "_sum")}.get(kind, ("",))
+        names |= {f"{name}{ending}" for ending in endings}
+    return names
+
+
+EXPORTED = exported()
+
+
+@check
+def metrics_are_scraped_where_the_worker_answers(it: Manifests) -> Iterator[str]:
+    for endpoint in it.one("PodMonitoring", WORKER)["spec"]["endpoints"]:
+        if endpoint["path"] not in ENDPOINTS:
+            yield f"{endpoint['path']} is none of {sorted(ENDPOINTS)}"
+        if endpoint["port"] not in {port["name"] for port in it.container["ports"]}:
+            yield f"the container has no port {endpoint['port']}"
+
+
+@check
+def every_rule_reads_metrics_that_are_exported(it: Manifests) -> Iterator[str]:
+    for name, expression in _rules(it):
+        for metric in sorted(set(_METRIC.findall(expression)) - EXPORTED):
+            yield f"{name}: no worker exports {metric}"
+
+
+@check
+def every_rule_reads_rules_that_are_recorded(it: Manifests) -> Iterator[str]:
+    recorded = {name for name, _ in _rules(it)}
+    for name, expression in _rules(it):
+        for rule in sorted(set(_RECORDED.findall(expression)) - recorded):
+            yield f"{name}: nothing records {rule}"
+
+
+@check
+def rules_speak_of_this_workers_subscriptions_and_container(it: Manifests) -> Iterator[str]:
+    namespace = it.deployment["metadata"]["namespace"]
+    known = {
+        "subscription_id": {it.settings.subscription, it.settings.dead_letter_subscription},
+        "namespace_name": {namespace},
+        "namespace": {namespace},
+        "container_name": {it.container["name"]},
+    }
+    for name, expression in [*_rules(it), *_queries(it)]:
+        for label, values in known.items():
+            for value in re.findall(rf"\b{label}={_IN_QUOTES}", expression):
+                if value not in values:
+                    yield f"{name}: {label}={value}, not {values}"
+
+
+@check
+def the_scaler_asks_for_what_is_recorded_or_exported(it: Manifests) -> Iterator[str]:
+    recorded = {name for name, _ in _rules(it)}
+    for name, query in _queries(it):
+        asked = {*_METRIC.findall(query), *_RECORDED.findall(query)}
+        if not asked:
+            yield f"trigger {name}: {query} asks for nothing of ours"
+        yield from (f"trigger {name}: there is no {metric}" for metric in sorted(asked - recorded - EXPORTED))
+
+
+@check
+def the_scaler_alone_says_how_many_workers_there_are(it: Manifests) -> Iterator[str]:
+    for scaler in it.all("ScaledObject"):
+        name = scaler["spec"]["scaleTargetRef"]["name"]
+        if "replicas" in it.one("Deployment", name)["spec"]:
+            yield "the Deployment says a number too: every `kubectl apply` would set it back"
+        for trigger in scaler["spec"]["triggers"]:
+            it.one("TriggerAuthentication", trigger["authenticationRef"]["name"])
+        if not any(grant["spec"]["role"] == "roles/monitoring.viewer" for grant in it.all("IAMPolicyMember")):
+            yield "KEDA may not read metrics"
+
+
+@check
+def workers_are_sent_away_one_after_another(it: Manifests) -> Iterator[str]:
+    """The next not before the last has drained: what is handed back should go to a worker that stays."""
+    grace = it.pod["terminationGracePeriodSeconds"]
+    for scaler in it.all("ScaledObject"):
+        down = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+        for policy in down["policies"]:
+            if (policy["type"], policy["value"]) != ("Pods", 1) or policy["periodSeconds"] < grace:
+                yield f"{policy['value']} {policy['type']} in {policy['periodSeconds']} s; drains have {grace}"
+        if down["stabilizationWindowSeconds"] < 300:
+            yield f"sent away after {down['stabilizationWindowSeconds']} s, sooner than another starts"
+
+
+@check
+def without_work_there_is_no_worker_in_development(it: Manifests) -> Iterator[str]:
+    if not it.project.endswith("-dev"):
+        return
+    [scaler] = it.all("ScaledObject")
+    if scaler["spec"]["minReplicaCount"] != 0:
+        yield f"minReplicaCount {scaler['spec']['minReplicaCount']}"
+    for trigger in scaler["spec"]["triggers"]:
+        if trigger["metadata"]["activationThreshold"] != "0":
+            yield f"trigger {trigger['name']}: a single message starts no worker"
+
+
+def _rules(it: Manifests) -> list[tuple[str, str]]:
+    """Every rule: what it records, or the alert's name, and its expression."""
+    return [
+        (rule.get("record") or rule["alert"], rule["expr"])
+        for document in it.all("GlobalRules")
+        for group in document["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+
+
+def _queries(it: Manifests) -> list[tuple[str, str]]:
+    return [
+        (trigger["name"], trigger["metadata"]["query"])
+        for scaler in it.all("ScaledObject")
+        for trigger in scaler["spec"]["triggers"]
+    ]
