@@ -115,7 +115,7 @@ class OtlpTracer(Tracer):
         await asyncio.to_thread(sending.join, FLUSH_SECONDS)
         if sending.is_alive():
             log.warning("traces_not_sent", seconds=FLUSH_SECONDS)
-            self._exporter.shutdown()
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]  # it stops trying again
 
 
 class _Recorded:
