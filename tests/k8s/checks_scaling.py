@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from benchmarks.autoscaling import RECOMMENDED
 from tests.command import ROOT
 from tests.k8s.catalogue import check
 from tests.k8s.checks_pod import ENDPOINTS
@@ -92,16 +93,20 @@ def the_scaler_alone_says_how_many_workers_there_are(it: Manifests) -> Iterator[
 
 
 @check
-def workers_are_sent_away_one_after_another(it: Manifests) -> Iterator[str]:
-    """The next not before the last has drained: what is handed back should go to a worker that stays."""
-    grace = it.pod["terminationGracePeriodSeconds"]
+def the_scaler_follows_as_it_was_reckoned_with(it: Manifests) -> Iterator[str]:
+    """By docs/autoscaling.md, whose figures are of this behaviour and no other."""
     for scaler in it.all("ScaledObject"):
-        down = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
-        for policy in down["policies"]:
-            if (policy["type"], policy["value"]) != ("Pods", 1) or policy["periodSeconds"] < grace:
-                yield f"{policy['value']} {policy['type']} in {policy['periodSeconds']} s; drains have {grace}"
-        if down["stabilizationWindowSeconds"] < 300:
-            yield f"sent away after {down['stabilizationWindowSeconds']} s, sooner than another starts"
+        behaviour = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        for way, window, policy in (
+            ("scaleUp", 0, RECOMMENDED.up),
+            ("scaleDown", RECOMMENDED.window, RECOMMENDED.down),
+        ):
+            wanted = [
+                {"type": "Pods", "value": policy.pods, "periodSeconds": policy.period},
+                {"type": "Percent", "value": policy.percent, "periodSeconds": policy.period},
+            ]
+            if behaviour[way] != {"stabilizationWindowSeconds": window, "policies": wanted}:
+                yield f"{way}: {behaviour[way]}"
 
 
 @check
