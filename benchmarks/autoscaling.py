@@ -46,6 +46,8 @@ HOURS = 3.0
 _COUNTED, _SHOWN, _RULES = 60, 120, 30
 """Seconds: how often Pub/Sub counts, how much later it says so, and how often rules are evaluated."""
 _FEW = 20
+_SETTLED = 300
+"""Seconds after which it is left to itself: who begins without a past would send everybody home."""
 _NOTED = 120
 """Seconds between two points of the picture."""
 
@@ -208,14 +210,15 @@ def simulate(scenario: str, side: str, seed: int, hours: float = HOURS) -> Run:
         if now % _COUNTED == 0:
             watcher.count(now)
         if now % _RULES == 0:
-            values = how.signal(watcher.look(now))
+            seen = watcher.look(now)
+            values = how.signal(seen) if now >= _SETTLED else values
         if now % SYNC == 0:
             before = site.replicas
             after = scaler.replicas(now, before, values)
             site.scale(now, after)
             run.changes += after != before
         site.second(now)
-        if now % _NOTED == 0:
+        if now % _NOTED == 0 or now == end - 1:
             oldest = min((message.published for message in site.waiting), default=now)
             run.ages.append((now, now - oldest))
             run.pods.append((now, len(site.pods)))

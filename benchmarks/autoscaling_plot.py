@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def _plot(
     left: float, top: float, title: str, lines: Sequence[Sequence[tuple[float, float]]]
 ) -> Iterator[str]:
     high = _ROW - 40
-    across = max(at for line in lines for at, _ in line) or 1
+    across = math.ceil(max(at for line in lines for at, _ in line)) or 1
     most = max(1.0, *(value for line in lines for _, value in line))
     yield f'<text x="{left}" y="{top - 6}" font-weight="bold">{escape(title)}</text>'
     for part in (0, 0.5, 1):
