@@ -58,7 +58,8 @@ for module in "$prefix"/lib/python"$here"/lib-dynload/*.so "$prefix"/lib/libpyth
     done
 done
 # What Debian's own `libc6`, `libgcc-s1` and `libstdc++6` have, whoever asks for it.
-for library in lib{c,m,rt,dl,pthread,util,resolv,nss_files,nss_dns,gcc_s}.so.{1,2,6} libstdc++.so.6; do
+for library in libc.so.6 libm.so.6 librt.so.1 libdl.so.2 libpthread.so.0 libutil.so.1 libresolv.so.2 \
+    libnss_dns.so.2 libnss_files.so.2 libgcc_s.so.1 libstdc++.so.6; do
     found=$(ldconfig -p | sed -n "s|.*$library (libc6,x86-64).* => ||p" | head -1)
     [[ -z $found || -e $root/$found ]] || install -D "$(readlink -f "$found")" "$root/$found"
 done
