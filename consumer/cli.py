@@ -43,8 +43,7 @@ app.add_typer(dead_letters, name="dead-letters")
         "mlworker demo                      the whole job on this machine",
         "mlworker steps                     what a pipeline may be made of",
         "mlworker validate pipeline.json    what is wrong with a pipeline, and where",
-        note="Exit codes: 0 done, 1 failed, 2 bad input or configuration (the reason is on stderr), "
-        "130 interrupted.",
+        note="Exit codes: 0 done, 1 failed, 2 bad input or settings, 130 interrupted; reasons on stderr.",
     )
 )
 def mlworker(
