@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -29,8 +30,8 @@ PLACEHOLDER = "set-by-site"
 
 
 @cache
-def rendered(overlay: str) -> str:
-    """Render an overlay, once for all tests of a process."""
+def of_overlay(overlay: str) -> Manifests:
+    """Render an overlay, once for all tests of a process; what is returned is theirs together."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed: it renders the manifests, from 1.27 on")
@@ -42,7 +43,7 @@ def rendered(overlay: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return Manifests(list(yaml.safe_load_all(done.stdout)))
 
 
 class Absent(LookupError):
@@ -56,9 +57,9 @@ class Manifests:
     documents: list[Document]
 
     @classmethod
-    def of_overlay(cls, overlay: str) -> Manifests:
-        """Return documents of one's own, to be changed at will."""
-        return cls(list(yaml.safe_load_all(rendered(overlay))))
+    def to_be_changed(cls, overlay: str) -> Manifests:
+        """Return documents of one's own."""
+        return cls(deepcopy(of_overlay(overlay).documents))
 
     def all(self, kind: str) -> list[Document]:
         """Every document of a kind."""

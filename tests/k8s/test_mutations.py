@@ -17,7 +17,7 @@ MUTATIONS: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "mutat
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda it: it["mistake"].replace(" ", "-"))
 def test_a_mistake_is_found_by_the_check_that_is_named_and_by_no_other(mutation: dict[str, Any]) -> None:
-    broken = Manifests.of_overlay(mutation["overlay"])
+    broken = Manifests.to_be_changed(mutation["overlay"])
     make(mutation, broken)
     assert set(failing(broken)) == {mutation["fails"]}
 

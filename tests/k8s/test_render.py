@@ -9,18 +9,18 @@ import pytest
 import yaml
 
 from tests.command import ROOT
-from tests.k8s.manifests import OVERLAYS, Manifests
+from tests.k8s.manifests import OVERLAYS, of_overlay
 from tests.k8s.schemas import KINDS, every_document_fits_its_schema, validator
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_document_of_an_overlay_fits_the_schema_of_its_kind(overlay: str) -> None:
-    assert list(every_document_fits_its_schema(Manifests.of_overlay(overlay))) == []
+    assert list(every_document_fits_its_schema(of_overlay(overlay))) == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_document_of_an_overlay_is_there_twice(overlay: str) -> None:
-    found = Counter((it["kind"], it["metadata"]["name"]) for it in Manifests.of_overlay(overlay).documents)
+    found = Counter((it["kind"], it["metadata"]["name"]) for it in of_overlay(overlay).documents)
     assert [name for name, count in found.items() if count > 1] == []
 
 
@@ -42,7 +42,7 @@ def test_every_component_is_part_of_an_overlay_that_is_tested() -> None:
 )
 def test_a_schema_of_ours_lets_no_unknown_name_pass(kind: str) -> None:
     """Wherever it stands: a misspelt field is ignored by a cluster, and nobody is told."""
-    [document, *_] = Manifests.of_overlay("everything").all(kind)
+    [document, *_] = of_overlay("everything").all(kind)
     schema = validator(document["apiVersion"], kind)
     assert not list(schema.iter_errors(document))
     free = [
