@@ -127,8 +127,10 @@ class BucketServer(MisbehavingServer):
     def _list(self, request: Received) -> Answer:
         prefix = request.query.get("prefix", [""])[0]
         after = request.query.get("pageToken", [""])[0]
+        start = request.query.get("startOffset", [""])[0]
         most = int(request.query.get("maxResults", [str(_PAGE)])[0])
-        names = [name for name in sorted(self.objects) if name.startswith(prefix) and name > after]
+        found = [name for name in sorted(self.objects) if name.startswith(prefix)]
+        names = [name for name in found if name > after and name >= start]
         page = {"kind": "storage#objects", "items": [self._resource(self.objects[n]) for n in names[:most]]}
         if len(names) > most:
             page["nextPageToken"] = names[most - 1]
