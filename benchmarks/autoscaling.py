@@ -1,10 +1,11 @@
 """What is gained by scaling on seconds of a device: `python -m benchmarks.autoscaling [--only burst,steady]`.
 
 A reckoning, not a measurement: nothing runs but this program, for seconds, and the same seed gives the same
-figures. It needs no torch, no cluster and no quiet machine. Two sides meet the same photos:
+figures. It needs no torch, no cluster and no quiet machine. All sides meet the same photos:
 
 - *ours*: the rules of `k8s/monitoring/scaler.yaml` and the settings of docs/autoscaling.md: the backlog times
   what a message has needed lately, the load that is being worked, pods that must not be stopped.
+- *its backlog alone*: the same without the load, and without holding still in an outage.
 - *messages per pod*: a HorizontalPodAutoscaler on undelivered messages, as most samples have it, with
   Kubernetes' own behaviour; once with as many messages a pod as one does in five minutes (120 of the usual
   mix), once with 20.
@@ -71,10 +72,19 @@ def wanted(seen: Seen) -> list[float]:
     """Return what the rules say: pods wanted, and pods to protect."""
     if seen.is_paused:
         return [float(seen.pods), float(seen.protected)]
-    late = min(2.0, max(1.0, seen.age / PATIENCE))
-    for_backlog = seen.backlog * seen.per_message / (UTILISATION * TARGET) * late
     for_load = max(seen.busy, seen.slots_busy / SLOTS) / UTILISATION
-    return [for_backlog + for_load, float(seen.protected)]
+    return [for_backlog(seen) + for_load, float(seen.protected)]
+
+
+def backlog_alone(seen: Seen) -> list[float]:
+    """Return the same without what it takes to go on as now."""
+    return [for_backlog(seen), float(seen.protected)]
+
+
+def for_backlog(seen: Seen) -> float:
+    """Return what it takes to have the backlog done in time."""
+    late = min(2.0, max(1.0, seen.age / PATIENCE))
+    return seen.backlog * seen.per_message / (UTILISATION * TARGET) * late
 
 
 def per_pod(messages: int) -> Callable[[Seen], list[float]]:
@@ -92,6 +102,7 @@ class Side:
 
 SIDES: Mapping[str, Side] = {
     "ours": Side(wanted, RECOMMENDED),
+    "its backlog alone": Side(backlog_alone, RECOMMENDED),
     "120 messages per pod": Side(per_pod(round(TARGET * UTILISATION / GUESS)), PLAIN),
     "20 messages per pod": Side(per_pod(20), PLAIN),
 }

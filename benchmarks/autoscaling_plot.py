@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE, PICTURE = DOCS / "autoscaling.md", DOCS / "images" / "autoscaling.svg"
 BEGIN, END = "<!-- autoscaling: begin -->", "<!-- autoscaling: end -->"
 
-_COLOURS = ("#1f6fb4", "#c4432b", "#8b9097")
+_COLOURS = ("#1f6fb4", "#58a35c", "#c4432b", "#8b9097")
 _WIDTH, _ROW, _PLOT, _LEFT, _GAP = 900, 150, 375, 50, 50
 
 
