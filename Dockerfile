@@ -20,7 +20,7 @@ FROM ${PYTHON} AS torch
 COPY requirements/torch.txt /locks/
 RUN python -m pip install --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes \
         --root-user-action ignore --prefix /layer --requirement /locks/torch.txt \
-    # A few files of torch are written for newer Pythons and for templates: they do not compile, nor are they used.
+    # Some packages have files for other Pythons, and templates: they do not compile, and nobody imports them.
     && { python -m compileall -q -j 0 --invalidation-mode unchecked-hash /layer/lib > /dev/null || true; } \
     && find /layer -exec touch --no-dereference --date @0 {} +
 

@@ -326,6 +326,20 @@ def test_the_times_of_a_drain_are_those_of_the_manifests() -> None:
     assert grace == [pod.environment["GRACE_PERIOD"] for pod in (prod, spot)]
 
 
+@needs_kubectl
+def test_what_a_pod_asks_of_its_node_is_what_the_manifests_say() -> None:
+    [deployment] = [one for one in rendered("prod") if one["kind"] == "Deployment"]
+    spec = deployment["spec"]["template"]["spec"]
+    asked = spec["containers"][0]["resources"]["requests"]
+    told = re.search(r"A pod asks for (\d+) cores and (\d+) GiB beside its GPU", FILE.read_text())
+    [pool] = by_hand("gcloud", "container", "node-pools", "create")
+
+    assert told
+    assert (told[1], f"{told[2]}Gi") == (asked["cpu"], asked["memory"])
+    assert f"type={spec['nodeSelector']['cloud.google.com/gke-accelerator']}" in flags(pool)["--accelerator"]
+    assert f"count={asked['nvidia.com/gpu']}" in flags(pool)["--accelerator"]
+
+
 @pytest.mark.parametrize("name", ["torch", "runtime"])
 def test_the_sizes_of_layers_are_those_of_the_packages(name: str) -> None:
     [row] = [row for row in rows("Image") if f"requirements/{name}.txt" in row[1]]
