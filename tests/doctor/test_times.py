@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
             Severity.ERROR,
             "up to 320 s; the pod is killed after 330 s",
         ),
-        ("time.drain", {"grace_period": 314.0}, Severity.ERROR, "terminationGracePeriodSeconds"),
-        ("time.drain", {"drain_mode": "abort", "grace_period": 14.0}, Severity.ERROR, "at least 15 s"),
+        ("time.drain", {"grace_period": 319.0}, Severity.ERROR, "terminationGracePeriodSeconds"),
+        ("time.drain", {"drain_mode": "abort", "grace_period": 19.0}, Severity.ERROR, "at least 20 s"),
         ("time.drain", {"grace_period": 3000.0}, Severity.WARNING, "autoscaler"),
         ("time.pipeline", {"pipeline_timeout": 301.0}, Severity.INFO, "start over"),
         ("time.hold", {"hold_timeout": 60.0}, Severity.WARNING, "at least 120 s"),
@@ -42,8 +42,8 @@ async def test_times_that_do_not_fit_are_found(
 @pytest.mark.parametrize(
     ("check", "settings"),
     [
-        ("time.drain", {"grace_period": 315.0}),
-        ("time.drain", {"drain_mode": "abort", "grace_period": 15.0}),
+        ("time.drain", {"grace_period": 320.0}),
+        ("time.drain", {"drain_mode": "abort", "grace_period": 20.0}),
         ("time.pipeline", {"pipeline_timeout": 300.0}),
         ("time.pipeline", {"drain_mode": "abort"}),
     ],
@@ -62,6 +62,6 @@ async def test_a_finding_names_the_setting_what_was_found_what_was_expected_and_
         "severity": "error",
         "subject": "DRAIN_TIMEOUT",
         "found": "up to 320 s; the pod is killed after 330 s",
-        "expected": "DRAIN_TIMEOUT + 15 s ≤ GRACE_PERIOD",
+        "expected": "DRAIN_TIMEOUT + 20 s ≤ GRACE_PERIOD",
         "fix": "a smaller DRAIN_TIMEOUT, or a longer terminationGracePeriodSeconds and GRACE_PERIOD with it",
     }
