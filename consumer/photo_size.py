@@ -12,7 +12,7 @@ from pipeline_steps.errors import UnreadableImage
 from pipeline_steps.image.headers import format_of, stored_size
 
 _BYTES_PER_PIXEL = {"JPEG": 3, "HEIF": 9, "TIFF": 11}
-"""JPEG is decoded in place, HEIF is held three times; what libtiff unpacks stands beside Pillow's and ours."""
+"""JPEG is decoded in place, HEIF is held three times; what libtiff unpacks is held beside two others."""
 _WITH_PILLOW = 7
 """Pillow holds 4 bytes a pixel beside the 3 of the result."""
 _SPATIAL_EXTENTS = re.compile(rb"ispe\0\0\0\0(.{8})", re.DOTALL)
