@@ -126,6 +126,8 @@ def test_a_batch_is_linked_to_the_messages_in_it_and_they_to_the_batch(play, tra
         for tenant in tenants:
             await site.photo(f"{tenant}/originals/a.jpg")
         told = with_models(site, "simulated:fixed=0.3", otel_exporter_otlp_endpoint=traces.url)
+        # Only what publishers want to be traced; and the batches that it is in, though nobody wanted those.
+        told["otel_traces_sampler"] = "parentbased_always_off"
         async with site.worker(**told) as running, httpx.AsyncClient(trust_env=False) as client:
             for number, tenant in enumerate(tenants):
                 url = f"gs://{BUCKET}/{tenant}/originals/a.jpg"
@@ -236,7 +238,7 @@ def test_a_collector_that_does_not_answer_holds_the_drain_up_for_a_bounded_time(
             await site.until_settled(1)
             drained = time.monotonic()
         assert site.reasons() == ["succeeded"]
-        assert FLUSH_SECONDS <= time.monotonic() - drained < FLUSH_SECONDS + 4
+        assert FLUSH_SECONDS <= time.monotonic() - drained < 9  # the exporter itself would try for 10
         traces.gate.set()
         await asyncio.to_thread(wait_for, lambda: traces.requests)
 
