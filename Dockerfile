@@ -12,24 +12,26 @@
 ARG PYTHON=python:3.11.14-slim-trixie
 
 
-# Each of the next three stages leaves a folder, /layer, that is laid over /usr/local. Bytecode is compiled here,
-# because the worker's file system is read-only; it says that it belongs to its source whatever the time stamps
-# are ("unchecked-hash"). With every time stamp at zero the same lock gives the same files to the last bit, and
-# a registry or a node that has the layer from another build recognises it.
+# Each of the next three stages leaves a folder, /layer, that is laid over the last one's root. Bytecode is compiled
+# here, because the worker's file system is read-only; it says that it belongs to its source whatever the time
+# stamps are ("unchecked-hash"). With one process, one seed and every time stamp at zero, the same lock gives the same
+# layer to the last bit: a registry or a node that has it from another build, on another machine, recognises it.
 FROM ${PYTHON} AS torch
 COPY requirements/torch.txt /locks/
 RUN python -m pip install --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes \
-        --root-user-action ignore --prefix /layer --requirement /locks/torch.txt \
+        --root-user-action ignore --prefix /layer/usr/local --requirement /locks/torch.txt \
     # Some packages have files for other Pythons, and templates: they do not compile, and nobody imports them.
-    && { python -m compileall -q -j 0 --invalidation-mode unchecked-hash /layer/lib > /dev/null || true; } \
+    && { PYTHONHASHSEED=0 python -m compileall -q -s /layer -p / --invalidation-mode unchecked-hash /layer \
+        > /dev/null || true; } \
     && find /layer -exec touch --no-dereference --date @0 {} +
 
 
 FROM ${PYTHON} AS libraries
 COPY requirements/runtime.txt /locks/
 RUN python -m pip install --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes \
-        --root-user-action ignore --prefix /layer --requirement /locks/runtime.txt \
-    && { python -m compileall -q -j 0 --invalidation-mode unchecked-hash /layer/lib > /dev/null || true; } \
+        --root-user-action ignore --prefix /layer/usr/local --requirement /locks/runtime.txt \
+    && { PYTHONHASHSEED=0 python -m compileall -q -s /layer -p / --invalidation-mode unchecked-hash /layer \
+        > /dev/null || true; } \
     && find /layer -exec touch --no-dereference --date @0 {} +
 
 
@@ -44,15 +46,15 @@ COPY pipeline_steps pipeline_steps
 COPY consumer consumer
 # Our own code compiles, all of it, or there is no image.
 RUN python -m pip install --no-cache-dir --no-compile --no-deps --no-index --no-build-isolation \
-        --root-user-action ignore --prefix /layer . \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /layer/lib \
+        --root-user-action ignore --prefix /layer/usr/local . \
+    && PYTHONHASHSEED=0 python -m compileall -q -s /layer -p / --invalidation-mode unchecked-hash /layer \
     && find /layer -exec touch --no-dereference --date @0 {} +
 
 
 FROM ${PYTHON} AS image
 
 # Straight after the base, so that nothing below moves it.
-COPY --from=torch /layer /usr/local
+COPY --from=torch /layer /
 
 # A pod that cannot write and cannot install needs no installer; one that is not there has no vulnerabilities.
 # The user is a number, which is all that `runAsNonRoot` can check, and the one that the pods name; it has a name
@@ -61,8 +63,8 @@ RUN python -m pip uninstall --yes --quiet --root-user-action ignore setuptools w
     && groupadd --gid 65532 mlworker \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin mlworker
 
-COPY --from=libraries /layer /usr/local
-COPY --from=worker /layer /usr/local
+COPY --from=libraries /layer /
+COPY --from=worker /layer /
 
 # The driver's libraries (libcuda.so.1) are not ours to ship: they belong to the node's kernel. GKE mounts them at
 # /usr/local/nvidia; elsewhere NVIDIA's container runtime adds them for these capabilities. NVIDIA_VISIBLE_DEVICES

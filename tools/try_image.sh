@@ -5,6 +5,8 @@
 # programs that the build runs and the libraries they need. And of requirements/torch.txt only the smallest package
 # is installed: gigabytes would show nothing more, and none of the commands that are tried imports torch.
 # Everything else is real: every instruction, the hashes of the other packages, the wheel, the user.
+#
+# With --twice it is built a second time from nothing, and the layers have to be the same to the last bit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -83,8 +85,11 @@ mkdir "$scratch/context"
 cp -r Dockerfile .dockerignore consumer contracts pipeline_steps requirements pyproject.toml README.md LICENSE \
     "$scratch/context"
 sed -i '/^#\|^cuda-pathfinder==/!d' "$scratch/context/requirements/torch.txt"
-buildah bud --quiet --layers --build-arg "PYTHON=$tag-base" --build-arg VERSION=try --tag "$tag" \
-    "$scratch/context" > /dev/null
+build() {
+    buildah bud --quiet --layers --build-arg "PYTHON=$tag-base" --build-arg VERSION=try --tag "$1" "${@:2}" \
+        "$scratch/context" > /dev/null
+}
+build "$tag"
 
 # ---- what came of it
 
@@ -101,5 +106,14 @@ inside python - < tools/check_image.py
 refused touch /usr/local/here
 refused touch /usr/local/lib/python"$here"/site-packages/consumer/here.py
 refused python -m pip --version
-buildah inspect --type image --format '{{range .OCIv1.RootFS.DiffIDs}}{{println .}}{{end}}' "$tag"
+
+# Of the base, torch, user, libraries and worker; the third has the day in it on which a user was made.
+layers() {
+    buildah inspect --type image --format '{{range .OCIv1.RootFS.DiffIDs}}{{println .}}{{end}}' "$1" | sed -n '2p;4p;5p'
+}
+if [[ ${1:-} == --twice ]]; then
+    build "$tag-again" --no-cache
+    [[ $(layers "$tag") == "$(layers "$tag-again")" ]] || { echo "two builds have different layers" >&2; exit 1; }
+    echo "a second build has the same layers"
+fi
 echo "the image was built, and mlworker runs in it"

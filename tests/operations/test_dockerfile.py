@@ -85,6 +85,20 @@ def test_packages_are_installed_as_the_lock_says_or_from_here(stage: str) -> Non
 
 
 @pytest.mark.parametrize("stage", INSTALLING)
+def test_a_layer_is_the_same_to_the_last_bit_in_every_build(stage: str) -> None:
+    [run] = [one.text for one in STAGES[stage].all("RUN") if "/layer" in one.text]
+
+    assert "--no-compile" in run, "pip writes time stamps into bytecode"
+    assert "PYTHONHASHSEED=0 python -m compileall" in run
+    assert not re.search(r"compileall [^&|]*-j", run), "what several processes share depends on who was first"
+    assert "find /layer -exec touch --no-dereference --date @0" in run
+    # The folder that is copied *to* gets a time stamp of its own; of the root there is none in a layer.
+    assert [one.text for one in IMAGE.all("COPY") if f"--from={stage} " in one.text] == [
+        f"--from={stage} /layer /"
+    ]
+
+
+@pytest.mark.parametrize("stage", INSTALLING)
 def test_bytecode_is_compiled_in_the_build_since_a_pod_cannot_write_it(stage: str) -> None:
     [run] = [one.text for one in STAGES[stage].all("RUN") if "/layer" in one.text]
 
@@ -109,8 +123,8 @@ def test_the_last_stage_installs_nothing_and_has_no_installer() -> None:
 def test_torch_lies_straight_on_the_base_and_the_code_on_top() -> None:
     layers = [one.text for one in IMAGE.instructions if one.name in ("COPY", "RUN")]
 
-    assert layers[0] == "--from=torch /layer /usr/local"
-    assert layers[-2:] == ["--from=libraries /layer /usr/local", "--from=worker /layer /usr/local"]
+    assert layers[0] == "--from=torch /layer /"
+    assert layers[-2:] == ["--from=libraries /layer /", "--from=worker /layer /"]
     assert IMAGE.instructions[0].text == layers[0], "a change above it would make it anew"
 
 

@@ -41,8 +41,11 @@ def pod() -> Pod:
 def show(request: pytest.FixtureRequest, *lines: str) -> None:
     """Write into pytest's own output, whether the test fails or not."""
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    for line in lines if reporter else ():
-        reporter.write_line(f"  {line}")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    if reporter is not None and capture is not None:
+        with capture.global_and_fixture_disabled():
+            for line in lines:
+                reporter.write_line(f"  {line}")
 
 
 def default_slots(pod: Pod) -> int:
