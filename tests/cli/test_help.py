@@ -53,7 +53,7 @@ def test_every_command_is_listed() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_commands_help_has_examples_whose_options_exist(command: str) -> None:
     shown = help_of(command)
-    mine = [words for words in examples_in(shown) if words[0] == command]
+    mine = [words for words in examples_in(shown) if words[:1] == [command]]
 
     assert mine
     for words in mine:

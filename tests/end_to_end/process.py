@@ -57,10 +57,11 @@ class Process:
         return answer.status_code, answer.text
 
     def handled(self) -> Mapping[str, int]:
-        """How often deliveries ended in which way, as its metrics tell."""
+        """How often deliveries ended in which way, as its metrics tell; the ways in which some did."""
         lines = self.ask("metrics")[1].splitlines()
         found = [line.split('"') for line in lines if line.startswith("mlworker_messages_total{")]
-        return {outcome: int(float(rest.removeprefix("} "))) for _, outcome, rest in found}
+        ended = {outcome: int(float(rest.removeprefix("} "))) for _, outcome, rest in found}
+        return {outcome: count for outcome, count in ended.items() if count}
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
         """Wait for a condition, as long as the process lives."""
