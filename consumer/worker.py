@@ -272,6 +272,8 @@ class Worker:
         log.info("draining", in_flight=len(self._tasks), handed_back_at_once=len(hopeless), timeout=timeout)
         for task in hopeless:
             task.cancel()
+        if not self._tasks:  # the last one ended meanwhile
+            return
         _, unfinished = await asyncio.wait(self._tasks, timeout=timeout)
         for task in unfinished:
             task.cancel()
