@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 _NICE = 5
-"""A third of the time of a core that something else wants too, and all of it otherwise."""
+"""On Linux a quarter of a core that another thread wants too, and all of it otherwise."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -108,8 +108,6 @@ class BucketLedger:
         failed, record, attempts = await asyncio.gather(
             *(self._read(job, ending) for ending in ("failed", "json", "attempts"))
         )
-        # Of most jobs nothing is known, and each question is a request that waits.
-        done = await self._read(job, "done") if record is not None else None
         if failed is not None and failed.info.metadata.get(_MESSAGE) == message_id:
             # Our own giving-up was cut short; another message's failure is no reason not to run.
             metadata = failed.info.metadata
@@ -128,6 +126,8 @@ class BucketLedger:
             or result.image_generation is None
             or await self._is_current(job, result)
         ):
+            # Asked last: of most jobs nothing is recorded, and each question is a request that waits.
+            done = await self._read(job, "done")
             return Entry(job, result, done is not None, attempts=_attempts(attempts))
         current = await self._store.stat(job.source.bucket, job.source.name)
         renewed = replace(job, result_id=of_generation(job.result_id, current.generation))

@@ -1,7 +1,7 @@
 """The requests about single objects, over the JSON API itself.
 
-Google's client is left out of these, ten of which go with every photo: it takes about as much processor time
-as the request itself over urllib3, with google-auth's own transport for it.
+Google's client is left out of these, nine of which go with every photo: what it does around a request takes
+more processor time than a request over a kept connection.
 
 - **Uploads are single requests**, whatever their size. Google's client turns to resumable uploads over 8 MB,
   for which an emulator ignores preconditions, and a photo is one request's worth anyway.

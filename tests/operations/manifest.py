@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +11,8 @@ import pytest
 import yaml
 
 from tests.command import ROOT
+from tests.k8s.manifests import Document, of_overlay
 from tests.operations.dockerfile import command
-
-Document = dict[str, Any]
 
 needs_kubectl = pytest.mark.skipif(
     shutil.which("kubectl") is None, reason="kubectl is not installed: it renders the overlays"
@@ -44,14 +41,9 @@ class Pod:
     """How many fewer of them may be ready."""
 
 
-@functools.cache
 def rendered(overlay: str) -> tuple[Document, ...]:
     """The documents of an overlay."""
-    done = subprocess.run(
-        ["kubectl", "kustomize", ROOT / "k8s/overlays" / overlay], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return tuple(document for document in yaml.safe_load_all(done.stdout) if document)
+    return tuple(of_overlay(overlay).documents)
 
 
 def pod_of(documents: tuple[Document, ...]) -> Pod:
