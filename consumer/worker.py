@@ -254,14 +254,16 @@ class Worker:
 
     async def _drain(self) -> None:
         self.is_pulling = False
+        began = time.monotonic()
         waiting = self.turns.let_go()
         for held in waiting:
             self.keeper.release(held.lease[0])
         self._hand_back([held.delivery for held in waiting], 0)
         if self._tasks:
             await self._drain_tasks()
-        if self._refusing:
-            await asyncio.wait(self._refusing, timeout=ABORT_HAND_BACK)
+        if self._refusing:  # they have been on their way since the drain began
+            left = began + ABORT_HAND_BACK - time.monotonic()
+            await asyncio.wait(self._refusing, timeout=max(0.0, left))
 
     async def _drain_tasks(self) -> None:
         await asyncio.sleep(0)  # a task cancelled before its first turn would hand nothing back

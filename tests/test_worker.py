@@ -1,4 +1,4 @@
-"""The worker's drain, at every moment at which its last run may end."""
+"""The worker's drain: whenever its last run ends, and with a broker that answers nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
@@ -15,7 +17,7 @@ from consumer.broker.leases import Lease, LeaseKeeper
 from consumer.outcomes import Outcome, Settle
 from consumer.progress import Progress, Stage
 from consumer.turns import Turns
-from consumer.worker import Worker
+from consumer.worker import HAND_BACK_TIMEOUT, Worker
 
 LIMIT = 10.0
 
@@ -60,6 +62,42 @@ class EndsAfter:
         return Outcome(Settle.ACK, "succeeded")
 
 
+class SilentOnceTwoAreOut(OneMessage):
+    """A subscription that gives out one more than was asked for, and whose broker then falls silent."""
+
+    async def pull(self, max_messages: int) -> Sequence[Delivery]:
+        (first,) = await super().pull(max_messages)
+        return [first, Delivery("too many", "other", b"", {}, datetime.now(UTC), None)]
+
+    async def modify_deadline(self, ack_ids: Sequence[str], seconds: int) -> None:
+        await asyncio.Event().wait()
+
+
+class NeverDelivered(EndsAfter):
+    """A run whose delivery is under way when the worker is told to end, and does not end."""
+
+    async def handle(self, delivery: Delivery, lease: Lease, progress: Progress) -> Outcome:
+        await super().handle(delivery, lease, progress)
+        await asyncio.Event().wait()
+        raise AssertionError("waited for ever")
+
+
+class Hurried(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        super().__init__()
+
+    def time(self) -> float:
+        return super().time() + self._ahead
+
+    def _run_once(self) -> None:
+        if self._scheduled and not self._ready:
+            self._ahead += max(0.0, self._scheduled[0].when() - self.time())
+        super()._run_once()  # type: ignore[misc]
+
+
 def extended(ack_ids: Sequence[str], seconds: int, timeout: float) -> Future[None]:
     done: Future[None] = Future()
     done.set_result(None)
@@ -75,3 +113,20 @@ def test_a_drain_ends_well_whenever_the_last_run_ends(turns: int) -> None:
     asyncio.run(asyncio.wait_for(worker.run(), LIMIT))
 
     assert subscription.acked == ["ack"]
+
+
+@pytest.mark.parametrize(("mode", "most"), [("abort", 10), ("finish", 30 + HAND_BACK_TIMEOUT)])
+def test_a_drain_ends_in_time_though_the_broker_answers_nothing(
+    monkeypatch: pytest.MonkeyPatch, mode: Literal["abort", "finish"], most: float
+) -> None:
+    loop, handler = Hurried(), NeverDelivered(0)
+    monkeypatch.setattr("consumer.worker.time", SimpleNamespace(monotonic=loop.time))
+    worker = Worker(
+        SilentOnceTwoAreOut(), LeaseKeeper(extended), handler, Turns(1), drain_timeout=30, drain_mode=mode
+    )
+    handler.worker = worker
+    began = loop.time()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(worker.run())
+
+        assert loop.time() - began < most + 0.5

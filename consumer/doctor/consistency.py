@@ -13,7 +13,7 @@ _SAFE_LEASE = 60.0
 _FENCED = 0.25
 """Of a lease's length: what must be left of it before something is told to the outside."""
 _CLOSING = 20.0
-"""Seconds after a drain: 10 and 4 for handing back (`worker.py`), 5 for closing (`serve.py`), and one."""
+"""Seconds after a drain: 10 for handing back (`worker.py`), 5 for closing (`serve.py`), 5 to spare."""
 _AUTOSCALER_WAITS = 600.0
 
 

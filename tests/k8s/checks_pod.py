@@ -37,12 +37,12 @@ def a_drain_fits_into_the_grace_period(it: Manifests) -> Iterator[str]:
     """The worst case of `worker.py`: everything takes its longest."""
     settings = it.settings
     if settings.drain_mode == "abort":
-        handing_back = ABORT_DELIVERY + ABORT_HAND_BACK + ABORT_HAND_BACK
+        handing_back = ABORT_DELIVERY + ABORT_HAND_BACK
         if handing_back > SPOT_NOTICE:
             yield f"handing back takes up to {handing_back:g} s; a Spot node leaves {SPOT_NOTICE}"
         longest = handing_back + CLOSE_TIMEOUT
     else:
-        longest = settings.drain_timeout + HAND_BACK_TIMEOUT + ABORT_HAND_BACK + CLOSE_TIMEOUT
+        longest = settings.drain_timeout + HAND_BACK_TIMEOUT + CLOSE_TIMEOUT
     if longest + _SIGNAL > settings.grace_period:
         yield f"a drain may take {longest:g} s; the pod is killed after {settings.grace_period:g}"
 
