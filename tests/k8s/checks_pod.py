@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.ops.health import Probes, health_app
 from consumer.ops.memory_limit import photo_memory
-from consumer.serve import CLOSE_TIMEOUT
-from consumer.worker import ABORT_DELIVERY, ABORT_HAND_BACK, HAND_BACK_TIMEOUT
+from consumer.worker import ABORT_DELIVERY, ABORT_HAND_BACK
 from tests.k8s.catalogue import check
 from tests.k8s.manifests import WORKER, Manifests, bytes_of, selects
 
@@ -26,25 +25,6 @@ STALL = 60
 SHORTEST_START = 600
 """Seconds that a start may take at the very least: gigabytes of weights on a cold disk, and a warm-up."""
 BYTES_A_PIXEL = 3
-
-
-_SIGNAL = 2.0
-"""Seconds: the grace period begins when the pod is told to go, the drain when the signal has reached it."""
-
-
-@check
-def a_drain_fits_into_the_grace_period(it: Manifests) -> Iterator[str]:
-    """The worst case of `worker.py`: everything takes its longest."""
-    settings = it.settings
-    if settings.drain_mode == "abort":
-        handing_back = ABORT_DELIVERY + ABORT_HAND_BACK
-        if handing_back > SPOT_NOTICE:
-            yield f"handing back takes up to {handing_back:g} s; a Spot node leaves {SPOT_NOTICE}"
-        longest = handing_back + CLOSE_TIMEOUT
-    else:
-        longest = settings.drain_timeout + HAND_BACK_TIMEOUT + CLOSE_TIMEOUT
-    if longest + _SIGNAL > settings.grace_period:
-        yield f"a drain may take {longest:g} s; the pod is killed after {settings.grace_period:g}"
 
 
 @check
@@ -145,6 +125,8 @@ def a_worker_on_spot_nodes_is_ready_to_go_at_once(it: Manifests) -> Iterator[str
         yield "Spot nodes turn it away"
     if is_spot != (it.settings.drain_mode == "abort"):
         yield f"on Spot nodes: {is_spot}; DRAIN_MODE={it.settings.drain_mode}"
+    if (handing_back := ABORT_DELIVERY + ABORT_HAND_BACK) > SPOT_NOTICE:
+        yield f"handing back takes up to {handing_back:g} s; a Spot node leaves {SPOT_NOTICE}"
 
 
 @check
