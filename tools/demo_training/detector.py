@@ -54,7 +54,8 @@ def train_detector(
         _teach_classes(network)
     stream = batches(pool, name, 16, seed)
 
-    def loss(current: nn.Module) -> Tensor:
+    def loss(current: nn.Module, done: float) -> Tensor:
+        del done
         images, targets = next(stream)
         losses = current(list(images.contiguous(memory_format=torch.channels_last)), targets)
         losses["bbox_ctrness"] *= 0.5

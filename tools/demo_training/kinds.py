@@ -84,7 +84,8 @@ def train_classifier(
     weights = 1.0 / np.maximum(counts, 1)[crops.kinds]
     weights /= weights.sum()
 
-    def loss(current: nn.Module) -> Tensor:
+    def loss(current: nn.Module, done: float) -> Tensor:
+        del done
         chosen = rng.choice(len(weights), 64, p=weights)
         images = []
         for index in chosen:

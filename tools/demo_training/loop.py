@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,51 +11,50 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WARM_UP = 60  # steps
+DECAY = 0.05
+MUON = 2.5
+"""How many times AdamW's rate: steps are as long then as AdamW's would be at that rate."""
 
 
 def train(
     name: str,
     network: nn.Module,
-    loss_of_next_batch: Callable[[nn.Module], Tensor],
+    loss_of_next_batch: Callable[[nn.Module, float], Tensor],
     seconds: float,
     rate: float,
     checkpoint: Path | None = None,
-    decay: float = 0.05,
+    hidden: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
     """Train for a time.
 
     Args:
         name: For the progress lines.
         network: Trained in place.
-        loss_of_next_batch: Draws a batch and answers its loss.
+        loss_of_next_batch: Draws a batch and answers its loss; told which part of the time is over, 0..1.
         seconds: Budget of wall-clock time.
         rate: Highest learning rate.
         checkpoint: Where the averaged weights are written now and then.
-        decay: Weight decay of matrices; biases and norms have none.
+        hidden: Matrices that Muon moves, the rest being AdamW's: those of layers that see many tokens.
 
     Returns:
         The averaged network, which does better than the last one; in evaluation mode.
     """
     network.train()
     averaged = copy.deepcopy(network)
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
+    moving = optimizers(network, hidden)
     started = said = saved = time.monotonic()
     step, smooth = 0, 0.0
     while (spent := time.monotonic() - started) < seconds or step < 2:
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                rate
-                * min(1.0, (step + 1) / WARM_UP)
-                * (0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds))) + 0.005)
-            )
-        loss = loss_of_next_batch(network)
-        optimizer.zero_grad(set_to_none=True)
+        done = min(1.0, spent / seconds)
+        present = rate * min(1.0, (step + 1) / WARM_UP) * (0.5 * (1 + math.cos(math.pi * done)) + 0.005)
+        loss = loss_of_next_batch(network, done)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 3.0)
-        optimizer.step()
+        for optimizer, times in moving:
+            for group in optimizer.param_groups:
+                group["lr"] = times * present
+            optimizer.step()
         step += 1
         smooth = loss.item() if step == 1 else 0.98 * smooth + 0.02 * loss.item()
         average(averaged, network, min(0.998, step / (step + 20)))
@@ -70,6 +69,21 @@ def train(
     if checkpoint:
         save(averaged, checkpoint)
     return averaged.eval()
+
+
+def optimizers(
+    network: nn.Module, hidden: Sequence[nn.Parameter]
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """AdamW, and Muon for hidden matrices, with their parts of the rate; biases and norms do not decay."""
+    theirs = {id(matrix) for matrix in hidden}
+    matrices = [p for p in network.parameters() if p.ndim > 1 and id(p) not in theirs]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    found: list[tuple[torch.optim.Optimizer, float]] = [(torch.optim.AdamW(groups, betas=(0.9, 0.99)), 1.0)]
+    if hidden:
+        muon = torch.optim.Muon(hidden, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw")
+        found.append((muon, MUON))
+    return found
 
 
 @torch.no_grad()
