@@ -38,6 +38,16 @@ def what_is_deleted_here_stays_at_google(it: Manifests) -> Iterator[str]:
 
 
 @check
+def what_google_makes_can_be_applied_before_the_workers(it: Manifests) -> Iterator[str]:
+    """By a label, which the namespace has too, for it says in which project; docs/operations.md, 5."""
+    for document in it.documents:
+        comes_first = "cnrm.cloud.google.com" in document["apiVersion"] or document["kind"] == "Namespace"
+        label = document["metadata"].get("labels", {}).get("app.kubernetes.io/component")
+        if comes_first != (label == "cloud"):
+            yield f"{document['kind']} {document['metadata']['name']}: app.kubernetes.io/component is {label}"
+
+
+@check
 def every_reference_leads_to_something(it: Manifests) -> Iterator[str]:
     for document in it.documents:
         if "cnrm.cloud.google.com" not in document["apiVersion"]:

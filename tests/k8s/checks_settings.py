@@ -10,9 +10,13 @@ from pydantic import ValidationError
 from consumer.models.manifest import InvalidManifest, parse_manifest
 from consumer.settings import Settings
 from tests.k8s.catalogue import check
-from tests.k8s.manifests import PLACEHOLDER, Manifests
+from tests.k8s.manifests import PLACEHOLDER, Document, Manifests
 
 _PROJECT_RESOURCES = "projects/"
+_BY_NAME = "kubernetes.io/metadata.name"
+"""A label that every namespace has."""
+_NAME_SERVERS = {"kube-dns", "node-local-dns"}
+"""Pods that a cluster's name service may be; with Dataplane V2 a policy counts which of them answers."""
 _ALWAYS_NEEDED = {
     "name servers": {(53, "UDP"), (53, "TCP")},
     "the metadata server": {(80, "TCP"), (8080, "TCP"), (987, "TCP"), (988, "TCP")},
@@ -89,8 +93,14 @@ def the_network_lets_the_worker_reach_what_it_needs(it: Manifests) -> Iterator[s
     collector = it.settings.otel_exporter_otlp_endpoint
     if collector and (collector.port, "TCP") not in ports:
         yield f"OTEL_EXPORTER_OTLP_ENDPOINT: no egress to port {collector.port}"
+    within = {None, *_namespaces(egress)}
+    for url in (backend, collector):
+        if url and url != "none" and _namespace_of(url.host or "") not in within:
+            yield f"{url}: no egress to its namespace"
     for what, needed in _ALWAYS_NEEDED.items():
         yield from (f"{what}: no egress to port {port}" for port, protocol in needed - ports)
+    for name in sorted(_NAME_SERVERS - _pods(egress, "kube-system", 53)):
+        yield f"name servers: no egress to the pods {name}"
 
 
 @check
@@ -103,3 +113,30 @@ def the_network_keeps_the_worker_from_private_addresses(it: Manifests) -> Iterat
                 yield from (
                     f"{cidr} can be reached" for cidr in sorted(private - set(block.get("except", ())))
                 )
+
+
+def _namespace_of(host: str) -> str | None:
+    """Return the namespace that a Service's name speaks of; None where it is no Service's."""
+    _, dot, namespace = host.removesuffix(".svc.cluster.local").partition(".")
+    return namespace if dot and host.endswith(".svc.cluster.local") else None
+
+
+def _namespaces(egress: list[Document]) -> set[str]:
+    """Every namespace that is named by its own name."""
+    selectors = [peer.get("namespaceSelector", {}) for rule in egress for peer in rule["to"]]
+    return {it["matchLabels"][_BY_NAME] for it in selectors if _BY_NAME in it.get("matchLabels", {})}
+
+
+def _pods(egress: list[Document], namespace: str, port: int) -> set[str]:
+    """The `k8s-app` of pods in a namespace that are reached at a port."""
+    found: set[str] = set()
+    for rule in egress:
+        if {(port, "UDP"), (port, "TCP")} <= {(one["port"], one["protocol"]) for one in rule["ports"]}:
+            for peer in rule["to"]:
+                if _namespaces([{"to": [peer]}]) == {namespace}:
+                    selector = peer["podSelector"]
+                    found |= {selector.get("matchLabels", {}).get("k8s-app", "")}
+                    for wanted in selector.get("matchExpressions", ()):
+                        if (wanted["key"], wanted["operator"]) == ("k8s-app", "In"):
+                            found |= set(wanted["values"])
+    return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections import Counter
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -35,6 +39,23 @@ def test_every_component_is_part_of_an_overlay_that_is_tested() -> None:
         for component in yaml.safe_load((path / "kustomization.yaml").read_text()).get("components", ())
     }
     assert {path.name for path in (ROOT / "k8s/components").iterdir()} == used
+
+
+@pytest.mark.parametrize("overlay", ["dev", "autoscale-keda"])
+def test_without_config_connector_nothing_of_its_is_left_in_an_overlay(overlay: str, tmp_path: Path) -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed: it renders the manifests, from 1.27 on")
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    for file in (tmp_path / "k8s/overlays").glob("*/kustomization.yaml"):
+        file.write_text(re.sub(r"^ *- \.\./\.\./cloud.*\n", "", file.read_text(), flags=re.MULTILINE))
+    folder = tmp_path / "k8s/overlays" / overlay
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    found = {it["kind"]: it["apiVersion"] for it in yaml.safe_load_all(done.stdout)}
+    assert {"Deployment", "ScaledObject"} <= found.keys()
+    assert [kind for kind, version in found.items() if "cnrm.cloud.google.com" in version] == []
 
 
 @pytest.mark.parametrize(
