@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo local test lint types check hostile faults soak bench bench-full peers train lock image clean help
+.PHONY: demo local test lint types check check-full hostile faults soak bench bench-full peers train lock image clean help
 
 help:            ## Show these targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -34,6 +34,13 @@ types: $(READY)  ## Check types.
 	$(BIN)/mypy
 
 check: lint types test   ## Everything CI checks.
+
+# What CI has no time for: promises at their full size, races twenty times, ten minutes of faults, the image.
+check-full: check hostile   ## Everything CI checks, and what it has no time for; about an hour and a half.
+	$(BIN)/python -m pytest --full-size --timeout 300 tests/end_to_end/test_failures.py
+	$(MAKE) faults REPEAT=20 ONLY=race
+	$(MAKE) soak MINUTES=10
+	$(MAKE) image
 
 hostile: $(READY)  ## 200 malformed messages: each a dead letter with its reason, the worker unharmed.
 	$(BIN)/python -m tools.hostile

@@ -11,6 +11,12 @@ import structlog
 from tests.peers import fake_gcs_server, pubsub_emulator
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-size", action="store_true", help="times as long as what is promised: minutes, not seconds"
+    )
+
+
 @pytest.fixture(scope="session")
 def google_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Pub/Sub emulator of our own."""

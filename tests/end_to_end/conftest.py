@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,27 @@ import pytest
 from tests.end_to_end.site import Site, open_site
 from tests.end_to_end.steps import Toys, toy_steps
 
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Seconds that stories last."""
+
+    pipeline: float
+    outage: float
+
+
 Story = Callable[[Site], Awaitable[None]]
 
 
 @pytest.fixture
 def toys() -> Toys:
     return toy_steps()
+
+
+@pytest.fixture
+def sizes(request: pytest.FixtureRequest) -> Sizes:
+    """Long enough to outlast what must be outlasted, or with `--full-size` as long as we promise."""
+    return Sizes(80, 60) if request.config.getoption("--full-size") else Sizes(12, 3)
 
 
 @pytest.fixture

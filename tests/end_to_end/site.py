@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from consumer.app import RunningWorker, open_worker
 from consumer.broker import Delivery
-from consumer.local.pubsub import EmbeddedPubSub
+from consumer.local.pubsub import Deed, EmbeddedPubSub, Journal
 from consumer.ops.health import serving
 from consumer.outcomes import Outcome
 from consumer.settings import Settings
@@ -76,6 +76,7 @@ class Site:
     backend_url: str
     models: Path
     steps: StepRegistry
+    journal: Journal
     settled: list[tuple[Delivery, Outcome]] = field(default_factory=list)
 
     def settings(self, **changes: Any) -> Settings:
@@ -152,6 +153,10 @@ class Site:
     async def until_settled(self, count: int, seconds: float = 30.0) -> None:
         await self.until(lambda: len(self.settled) >= count, f"{count} deliveries to be settled", seconds)
 
+    def deliveries(self) -> int:
+        """How often a request was given to a worker."""
+        return len(self.journal.lines(Deed.LEASED, where=WORK))
+
     def reasons(self) -> list[str]:
         return [outcome.reason for _, outcome in self.settled]
 
@@ -184,12 +189,13 @@ async def open_site(folder: Path, steps: StepRegistry) -> AsyncIterator[Site]:
     backend = Backend()
     app = Starlette(routes=[Route("/{path:path}", backend.post, methods=["POST"])])
     store = FilesystemStore(folder / "store")
-    with EmbeddedPubSub() as broker:
+    journal = Journal()
+    with EmbeddedPubSub(journal=journal) as broker:
         for topic in (REQUESTS, RESULTS, DEAD):
             broker.create_topic(topic)
         broker.create_subscription(WORK, REQUESTS, ack_deadline_seconds=10)
         broker.create_subscription(RESULTS_SUB, RESULTS, ack_deadline_seconds=60)
         broker.create_subscription(DEAD_SUB, DEAD, ack_deadline_seconds=60)
         async with serving(app, "127.0.0.1", 0) as port:
-            yield Site(broker, store, backend, f"http://127.0.0.1:{port}", models, steps)
+            yield Site(broker, store, backend, f"http://127.0.0.1:{port}", models, steps, journal)
     await store.close()

@@ -109,15 +109,18 @@ def test_a_dead_letter_that_is_published_again_runs_again(play, toys):
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_backend_that_is_down_for_a_while_loses_nothing_and_is_called_back_once_each(play, toys, status):
+def test_a_backend_that_is_down_for_a_while_loses_nothing_and_is_called_back_once_each(
+    play, toys, status, sizes
+):
     async def story(site):
         await site.photo()
-        site.backend.down_until, site.backend.status_when_down = time.monotonic() + 3, status
+        site.backend.down_until = time.monotonic() + sizes.outage
+        site.backend.status_when_down = status
         bodies = [site.request(LOOK) for _ in range(6)]
         async with site.worker():
             for body in bodies:
                 site.publish(body)
-            await site.until_settled(6)
+            await site.until_settled(6, sizes.outage + 60)
         assert site.reasons() == ["succeeded"] * 6
         assert await site.dead_letters() == []
         assert sorted(site.backend.accepted("/results").values()) == [1] * 6
@@ -197,13 +200,14 @@ def test_a_results_topic_that_does_not_exist_is_waited_for_and_alerts(play):
     play(story)
 
 
-def test_a_pipeline_longer_than_the_ack_deadline_is_delivered_once(play, toys):
+def test_a_pipeline_longer_than_the_ack_deadline_is_delivered_once(play, toys, sizes):
     async def story(site):
         await site.photo()
-        body = site.request({"type": "step", "name": "wait", "kwargs": {"seconds": 12}})
+        body = site.request({"type": "step", "name": "wait", "kwargs": {"seconds": sizes.pipeline}})
         async with site.worker(slots=2):
             site.publish(body)
-            await site.until_settled(1)
+            await site.until_settled(1, sizes.pipeline + 30)
+        assert site.deliveries() == 1
         assert toys.runs[body["image_id"]] == 1
         assert site.reasons() == ["succeeded"]
         assert sum(site.backend.accepted("/results").values()) == 1
