@@ -78,6 +78,8 @@ def the_scaler_asks_for_what_is_recorded_or_exported(it: Manifests) -> Iterator[
         if not asked:
             yield f"trigger {name}: {query} asks for nothing of ours"
         yield from (f"trigger {name}: there is no {metric}" for metric in sorted(asked - recorded - EXPORTED))
+        if not query.startswith("max("):
+            yield f"trigger {name}: {query} may be several series, which KEDA takes for an error"
 
 
 @check

@@ -15,6 +15,7 @@ from tests.k8s.manifests import PLACEHOLDER, Document, Manifests
 _PROJECT_RESOURCES = "projects/"
 _BY_NAME = "kubernetes.io/metadata.name"
 """A label that every namespace has."""
+_READ_BY_OPENTELEMETRY = {"OTEL_RESOURCE_ATTRIBUTES"}
 _NAME_SERVERS = {"kube-dns", "node-local-dns"}
 """Pods that a cluster's name service may be; with Dataplane V2 a policy counts which of them answers."""
 _ALWAYS_NEEDED = {
@@ -36,7 +37,7 @@ def the_settings_can_be_used(it: Manifests) -> Iterator[str]:
 @check
 def every_variable_is_one_that_the_worker_reads(it: Manifests) -> Iterator[str]:
     """A name typed wrong would leave the default in force, and nobody would know."""
-    known = {name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in Settings.model_fields} | _READ_BY_OPENTELEMETRY
     yield from sorted(f"{name}: no such setting" for name in it.environment.keys() - known)
 
 
@@ -52,6 +53,11 @@ def the_project_is_the_same_everywhere(it: Manifests) -> Iterator[str]:
     project = it.project
     if it.settings.google_cloud_project != project:
         yield f"GOOGLE_CLOUD_PROJECT={it.settings.google_cloud_project}; Config Connector is in {project}"
+    attributes = dict(
+        one.split("=", 1) for one in it.environment.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",") if one
+    )
+    if it.settings.otel_exporter_otlp_endpoint and attributes.get("gcp.project_id") != project:
+        yield f"traces are of {attributes.get('gcp.project_id')}"
     for identity in it.all("ServiceIdentity"):
         if identity["spec"]["projectRef"]["external"] != project:
             yield f"ServiceIdentity {identity['metadata']['name']} is of another project"
