@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -41,6 +41,10 @@ class NotifyingStore:
     ) -> StoredObject:
         """See `ObjectStore.read`."""
         return await self._inner.read(bucket, name, generation=generation, max_bytes=max_bytes)
+
+    def stream(self, bucket: str, name: str, *, generation: int | None = None) -> AsyncGenerator[bytes, None]:
+        """See `ObjectStore.stream`."""
+        return self._inner.stream(bucket, name, generation=generation)
 
     async def write(
         self,

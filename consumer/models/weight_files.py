@@ -12,16 +12,21 @@ import asyncio
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.storage import ObjectStore
-from pipeline_steps.errors import ModelUnavailable, StepError
+from pipeline_steps.errors import ModelUnavailable, StepError, StoreUnavailable
 
 _AT_ONCE = 8 << 20
 """Bytes hashed in one go; after each the thread waits for its turn at the interpreter."""
+
+_DOWNLOADS = 3
+"""Times a download that breaks off is begun."""
 
 _State: TypeAlias = tuple[int, int, int, int]
 
@@ -104,17 +109,42 @@ class WeightCache:
         try:
             return await asyncio.to_thread(CheckedFile.check, model, file)
         except ModelUnavailable:  # not there yet, or cut off
-            await asyncio.to_thread(_keep, await self._download(location, model), file, location, model)
+            await self._keep(location, file, model)
         return await asyncio.to_thread(CheckedFile.check, model, file)
 
-    async def _download(self, url: str, model: ModelEntry) -> bytes:
+    async def _keep(self, url: str, file: Path, model: ModelEntry) -> None:
+        """Copy weights from a bucket to `file`, under a name of their own until they are whole and right."""
+        try:
+            with _unfinished(file) as copy:
+                found = await self._download(url, copy, model)
+                if found != model.sha256:
+                    wrong = f"{url} has sha256 {found}, expected {model.sha256}"
+                    raise ModelUnavailable(f"model {model.name!r}: {wrong}")
+                await asyncio.to_thread(_finish, copy, file)
+        except OSError as error:  # a disk that is full, or may not be written to
+            raise ModelUnavailable(
+                f"model {model.name!r}: no copy of {url} can be kept in {file.parent}: {error.strerror}"
+            ) from error
+
+    async def _download(self, url: str, copy: IO[bytes], model: ModelEntry) -> str:
+        """Write the object to `copy`, never holding more than a piece or two of it, and return its sha256."""
         if self._store is None:
             raise ModelUnavailable(f"model {model.name!r}: there is no object store to read {url} from")
         bucket, _, name = url.removeprefix("gs://").partition("/")
-        try:
-            return (await self._store.read(bucket, name)).data
-        except StepError as error:
-            raise ModelUnavailable(f"model {model.name!r}: cannot read {url}: {error}") from error
+        broken = 0
+        while True:
+            digest = hashlib.sha256()
+            try:
+                async with aclosing(self._store.stream(bucket, name)) as pieces:
+                    async for piece in pieces:
+                        await asyncio.to_thread(_take, piece, copy, digest)
+                return digest.hexdigest()
+            except StepError as error:
+                broken += 1
+                if broken == _DOWNLOADS or not isinstance(error, StoreUnavailable):
+                    raise ModelUnavailable(f"model {model.name!r}: cannot read {url}: {error}") from error
+            copy.seek(0)
+            copy.truncate()
 
 
 def _heard(task: asyncio.Task[CheckedFile]) -> None:
@@ -142,18 +172,25 @@ def _sha256(file: Path, model: ModelEntry) -> str:
     return digest.hexdigest()
 
 
-def _keep(data: bytes, target: Path, url: str, model: ModelEntry) -> None:
-    """Check the bytes and give them their name, all at once."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != model.sha256:
-        raise ModelUnavailable(f"model {model.name!r}: {url} has sha256 {found}, expected {model.sha256}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f"{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(partial).replace(target)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+@contextmanager
+def _unfinished(file: Path) -> Iterator[IO[bytes]]:
+    """Give an empty file beside `file`, which is gone afterwards unless it was given its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        prefix=f"{file.name}.", suffix=".part", dir=file.parent, delete=False
+    ) as copy:
+        try:
+            yield copy
+        finally:
+            Path(copy.name).unlink(missing_ok=True)
+
+
+def _take(piece: bytes, copy: IO[bytes], digest: hashlib._Hash) -> None:
+    copy.write(piece)
+    digest.update(piece)
+
+
+def _finish(copy: IO[bytes], file: Path) -> None:
+    copy.flush()
+    os.fsync(copy.fileno())
+    Path(copy.name).replace(file)

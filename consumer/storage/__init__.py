@@ -6,9 +6,12 @@ Errors are `pipeline_steps.errors`: `ObjectMissing`, `StoreUnavailable`, `StoreM
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+STREAM_BYTES = 1 << 20
+"""The most that one piece of a stream holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,19 @@ class ObjectStore(Protocol):
             ObjectMissing: it, or that generation of it, does not exist.
             InvalidInput: it is larger than `max_bytes`; found before its bytes are read.
             StoreUnavailable: also when the checksum does not fit.
+        """
+        ...
+
+    def stream(self, bucket: str, name: str, *, generation: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of one generation in order, at most `STREAM_BYTES` at a time.
+
+        Nothing that came may be used before the end: only there are size and checksum compared. A transfer
+        that breaks off is raised, never gone on with in the middle: who wants the object begins again. Who
+        stops early closes it (`contextlib.aclosing`).
+
+        Raises:
+            ObjectMissing: it, or that generation of it, does not exist.
+            StoreUnavailable: also when it broke off, or when size or checksum do not fit.
         """
         ...
 

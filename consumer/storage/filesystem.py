@@ -18,20 +18,19 @@ It survives its process; it does not survive the machine (nothing is synced to d
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import mimetypes
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
+from consumer.storage import STREAM_BYTES, ObjectInfo, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
 from consumer.storage.file_generations import last_generation, stamp
 from consumer.storage.object_names import beside_folder, check_bucket_name, name_of, path_of
+from consumer.storage.sidecars import Sidecar, read_sidecar, sidecar_path
+from consumer.storage.streaming import in_threads, verified
 from consumer.storage.threads import CallThreads
 from pipeline_steps.errors import (
     InvalidInput,
@@ -44,17 +43,6 @@ from pipeline_steps.errors import (
 _META = ".meta"  # no bucket's name starts with a dot
 _LIST_CHUNK = 200
 _THREADS = 8
-
-
-class _Sidecar(BaseModel):
-    """What is known of one generation beyond its bytes."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    content_type: str
-    metadata: dict[str, str]
-    crc32c: str
 
 
 class FilesystemStore:
@@ -74,6 +62,10 @@ class FilesystemStore:
         """See `ObjectStore.read`."""
         return await self._threads.run(self._read, bucket, name, generation, max_bytes)
 
+    def stream(self, bucket: str, name: str, *, generation: int | None = None) -> AsyncGenerator[bytes, None]:
+        """See `ObjectStore.stream`."""
+        return in_threads(self._threads, self._pieces(bucket, name, generation))
+
     async def write(
         self,
         bucket: str,
@@ -85,7 +77,7 @@ class FilesystemStore:
         if_generation_match: int | None = None,
     ) -> ObjectInfo:
         """See `ObjectStore.write`; a bucket that is not there is made."""
-        sidecar = _Sidecar(
+        sidecar = Sidecar(
             name=name, content_type=content_type, metadata=dict(metadata or {}), crc32c=crc32c(data)
         )
         return await self._threads.run(self._write, bucket, sidecar, data, if_generation_match)
@@ -117,14 +109,18 @@ class FilesystemStore:
                 raise InvalidInput(f"{info.url} has {info.size} bytes, at most {max_bytes} are read")
             with open(file, "rb", closefd=False) as reader:
                 data = reader.read(info.size + 1)
-            if len(data) != info.size or os.fstat(file).st_mtime_ns != info.generation:
-                raise StoreUnavailable(f"{info.url} was being written by hand while it was read")
+            _check_untouched(file, info)
         checksum = crc32c(data)
         if info.crc32c not in {"", checksum}:
             raise StoreUnavailable(f"{info.url} has CRC-32C {checksum}, {info.crc32c} was written")
         return StoredObject(_info(bucket, name, info.generation, info.size, checksum, info), data)
 
-    def _write(self, bucket: str, sidecar: _Sidecar, data: bytes, expected: int | None) -> ObjectInfo:
+    def _pieces(self, bucket: str, name: str, generation: int | None) -> Generator[bytes, None, None]:
+        with self._opened(bucket, name, generation) as (file, info):
+            yield from verified(info, _chunks(file))
+            _check_untouched(file, info)
+
+    def _write(self, bucket: str, sidecar: Sidecar, data: bytes, expected: int | None) -> ObjectInfo:
         name, path = sidecar.name, path_of(sidecar.name)
         with _errors(f"writing gs://{bucket}/{name}"):
             self._folder(bucket).mkdir(parents=True, exist_ok=True)
@@ -185,7 +181,7 @@ class FilesystemStore:
                 file = os.open(present, os.O_RDONLY)
                 try:
                     known = os.fstat(file)
-                    sidecar = self._read_sidecar(bucket, name, known.st_mtime_ns)
+                    sidecar = read_sidecar(self._sidecar(bucket, name, known.st_mtime_ns))
                 except BaseException:
                     os.close(file)
                     raise
@@ -216,19 +212,8 @@ class FilesystemStore:
         natural = here / path[-1]
         return self._folder(bucket).joinpath(*beside_folder(path)) if natural.is_dir() else natural
 
-    def _read_sidecar(self, bucket: str, name: str, generation: int) -> _Sidecar | None:
-        file = self._sidecar(bucket, name, generation)
-        try:
-            return _Sidecar.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            raise StoreMisconfigured(f"{file} is not what the store wrote: {error}") from error
-
     def _sidecar(self, bucket: str, name: str, generation: int) -> Path:
-        # Hashed: a name's folders cannot clash with another name's file here.
-        digest = hashlib.sha256(name.encode()).hexdigest()
-        return self._root / _META / bucket / digest[:2] / f"{digest[2:]}-{generation}.json"
+        return sidecar_path(self._root / _META / bucket, name, generation)
 
     @contextmanager
     def _temporary(self, bucket: str, data: bytes) -> Iterator[Path]:
@@ -270,13 +255,24 @@ class FilesystemStore:
 
 
 def _info(
-    bucket: str, name: str, generation: int, size: int, checksum: str, known: _Sidecar | ObjectInfo | None
+    bucket: str, name: str, generation: int, size: int, checksum: str, known: Sidecar | ObjectInfo | None
 ) -> ObjectInfo:
     content_type = known.content_type if known else mimetypes.guess_type(name)[0]
     metadata = dict(known.metadata) if known else {}
     return ObjectInfo(
         bucket, name, generation, size, content_type or "application/octet-stream", metadata, checksum
     )
+
+
+def _chunks(file: int) -> Generator[bytes, None, None]:
+    while chunk := os.read(file, STREAM_BYTES):
+        yield chunk
+
+
+def _check_untouched(file: int, info: ObjectInfo) -> None:
+    now = os.fstat(file)
+    if (now.st_size, now.st_mtime_ns) != (info.size, info.generation):
+        raise StoreUnavailable(f"{info.url} was being written by hand while it was read")
 
 
 def _check_generation(bucket: str, name: str, current: int, expected: int | None) -> None:

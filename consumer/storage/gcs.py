@@ -16,7 +16,7 @@ from __future__ import annotations
 import http.client
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,11 +30,12 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from consumer.storage import ObjectInfo, PreconditionFailed, StoredObject
+from consumer.storage import STREAM_BYTES, ObjectInfo, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
 from consumer.storage.gcs_listing import Listing, page_of
 from consumer.storage.gcs_requests import ObjectRequests
 from consumer.storage.object_names import check_bucket_name, check_url_name
+from consumer.storage.streaming import in_threads, verified
 from consumer.storage.threads import CallThreads
 from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
 
@@ -99,6 +100,10 @@ class GcsStore:
     ) -> StoredObject:
         """See `ObjectStore.read`; the bytes are as stored, also where they were stored compressed."""
         return await self._threads.run(self._read, bucket, name, generation, max_bytes)
+
+    def stream(self, bucket: str, name: str, *, generation: int | None = None) -> AsyncGenerator[bytes, None]:
+        """See `ObjectStore.stream`; the bytes are as stored, as those of `read`."""
+        return in_threads(self._threads, self._pieces(bucket, name, generation))
 
     async def write(
         self,
@@ -169,6 +174,11 @@ class GcsStore:
         with self._errors("reading", info.bucket, info.name):
             data: bytes = self._retry(self._requests.fetch)(info)
         return data
+
+    def _pieces(self, bucket: str, name: str, generation: int | None) -> Generator[bytes, None, None]:
+        info = self._stat(bucket, name, generation)
+        with self._errors("reading", bucket, name):
+            yield from verified(info, self._retry(self._requests.begin)(info, STREAM_BYTES))
 
     def _write(
         self, bucket: str, resource: Mapping[str, Any], data: bytes, expected: int | None

@@ -15,7 +15,7 @@ import http
 import io
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -61,20 +61,21 @@ class ObjectRequests:
     def fetch(self, info: ObjectInfo) -> bytes:
         """Read the bytes of one generation, from the start, into one buffer; as they are stored."""
         buffer = io.BytesIO()
+        for chunk in self.begin(info, _CHUNK_BYTES):
+            buffer.write(chunk)
+        return buffer.getvalue()  # shares the buffer's memory
+
+    def begin(self, info: ObjectInfo, chunk_bytes: int) -> Generator[bytes, None, None]:
+        """Ask for the bytes of one generation; they are read, as they are stored, while one iterates.
+
+        Of more than was announced, by which memory was reckoned, only the first chunk is read.
+        """
         target = self._target(
             "download/storage", info.bucket, info.name, alt="media", generation=info.generation
         )
         # Without the header, what is stored compressed would be unpacked for us.
         response = self._send("GET", target, headers={"Accept-Encoding": "gzip"}, preload_content=False)
-        try:
-            for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
-                buffer.write(chunk)
-                if buffer.tell() > info.size:
-                    response.close()  # not the object that was announced, by whose size memory was reckoned
-                    break
-        finally:
-            response.release_conn()
-        return buffer.getvalue()  # shares the buffer's memory
+        return _chunks(response, info.size, chunk_bytes)
 
     def upload(
         self, bucket: str, resource: Mapping[str, Any], data: bytes, expected: int | None
@@ -161,6 +162,21 @@ def _pool(endpoint: str, count: int) -> tuple[urllib3.HTTPConnectionPool, str]:
     # A proxy that reads along is told the whole address; through a tunnel goes what the API itself is told.
     is_read_along = proxy and address.scheme == "http"
     return manager.connection_from_url(endpoint), endpoint if is_read_along else address.path or ""
+
+
+def _chunks(response: Any, size: int, chunk_bytes: int) -> Generator[bytes, None, None]:
+    arrived, is_over = 0, False
+    try:
+        for chunk in response.stream(chunk_bytes, decode_content=False):
+            arrived += len(chunk)
+            yield chunk
+            if arrived > size:
+                return
+        is_over = True
+    finally:
+        if not is_over:
+            response.close()  # what is left unread would stand before the connection's next answer
+        response.release_conn()
 
 
 def _refusal(method: str, url: str, status: int, body: bytes) -> Exception:

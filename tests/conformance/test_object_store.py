@@ -11,12 +11,13 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from consumer.storage import ObjectInfo, ObjectStore, PreconditionFailed
+from consumer.storage import STREAM_BYTES, ObjectInfo, ObjectStore, PreconditionFailed
 from consumer.storage.checksum import crc32c
 from consumer.storage.filesystem import FilesystemStore
 from consumer.storage.gcs import GcsStore
@@ -157,6 +158,42 @@ async def test_an_object_over_max_bytes_is_refused_and_says_both_numbers(subject
         await subject.store.read(subject.bucket, "a", max_bytes=4)
 
 
+async def test_a_stream_gives_the_object_in_pieces_none_of_them_large(subject: Subject) -> None:
+    data = random.Random(7).randbytes(3 * STREAM_BYTES + 5)
+    await subject.store.write(subject.bucket, "big", data)
+    pieces = [piece async for piece in subject.store.stream(subject.bucket, "big")]
+    assert b"".join(pieces) == data
+    assert len(pieces) >= 4
+    assert max(map(len, pieces)) <= STREAM_BYTES
+
+
+async def test_a_stream_of_an_empty_object_ends_at_once(subject: Subject) -> None:
+    await subject.store.write(subject.bucket, "empty", b"")
+    assert [piece async for piece in subject.store.stream(subject.bucket, "empty")] == []
+
+
+async def test_a_stream_is_of_the_generation_it_began_with(subject: Subject) -> None:
+    first = await subject.store.write(subject.bucket, "a", b"first")
+    pinned = subject.store.stream(subject.bucket, "a", generation=first.generation)
+    assert [piece async for piece in pinned] == [b"first"]
+    second = await subject.store.write(subject.bucket, "a", b"second")
+    with pytest.raises(ObjectMissing):
+        [piece async for piece in subject.store.stream(subject.bucket, "a", generation=first.generation)]
+    assert [piece async for piece in subject.store.stream(subject.bucket, "a")] == [b"second"]
+    assert second.generation != first.generation
+
+
+async def test_a_stream_that_is_given_up_leaves_the_store_as_it_was(subject: Subject) -> None:
+    data = random.Random(7).randbytes(4 * STREAM_BYTES)
+    await subject.store.write(subject.bucket, "big", data)
+    for _ in range(3):
+        async with aclosing(subject.store.stream(subject.bucket, "big")) as pieces:
+            async for piece in pieces:
+                assert data.startswith(piece)
+                break
+        assert (await subject.store.read(subject.bucket, "big")).data == data
+
+
 async def test_readers_never_see_half_of_a_write(subject: Subject) -> None:
     async def write(turn: int) -> None:
         data = bytes([turn]) * 200_000
@@ -178,6 +215,8 @@ async def test_a_missing_object_is_named(subject: Subject) -> None:
     for call in (subject.store.read, subject.store.stat):
         with pytest.raises(ObjectMissing, match=f"gs://{subject.bucket}/nowhere"):
             await call(subject.bucket, "nowhere")
+    with pytest.raises(ObjectMissing, match=f"gs://{subject.bucket}/nowhere"):
+        [piece async for piece in subject.store.stream(subject.bucket, "nowhere")]
 
 
 async def test_a_missing_bucket_is_the_operators_to_mend(subject: Subject) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import hashlib
 import os
 import pickle
 import warnings
@@ -20,8 +18,7 @@ from consumer.models.architectures import ARCHITECTURES
 from consumer.models.manifest import Manifest, ModelEntry, load_manifest
 from consumer.models.weight_files import CheckedFile, WeightCache
 from consumer.models.weights import load
-from consumer.storage import ObjectInfo, StoredObject
-from pipeline_steps.errors import ModelUnavailable, ObjectMissing, StoreUnavailable
+from pipeline_steps.errors import ModelUnavailable
 from tests.models.random_models import ModelFolder, network, sha256
 
 
@@ -215,87 +212,6 @@ def test_a_file_that_changes_while_it_is_read_is_refused(file: Path, monkeypatch
         load_file(file)
 
 
-class Bucket:
-    """An object store that counts its reads, and waits until it may answer."""
-
-    def __init__(self, data: bytes | Exception) -> None:
-        self.data = data
-        self.reads = 0
-        self.open = asyncio.Event()
-
-    async def read(self, bucket: str, name: str, **_: Any) -> StoredObject:
-        self.reads += 1
-        await self.open.wait()
-        if isinstance(self.data, Exception):
-            raise self.data
-        return StoredObject(ObjectInfo(bucket, name, 1, len(self.data)), self.data)
-
-
-WEIGHTS = b"some weights"
-REMOTE = entry(weights="gs://bucket/models/m.pt", sha256=hashlib.sha256(WEIGHTS).hexdigest())
-MANIFEST = Manifest("/models", [REMOTE])
-
-
-async def fetch(folder: Path, data: bytes | Exception = WEIGHTS) -> tuple[Path, Bucket]:
-    bucket = Bucket(data)
-    bucket.open.set()
-    found = await WeightCache(folder, bucket).fetch(MANIFEST, REMOTE)  # type: ignore[arg-type]
-    return found.path, bucket
-
-
-def test_remote_weights_are_kept_by_their_sha256(tmp_path: Path) -> None:
-    file, first = asyncio.run(fetch(tmp_path / "cache"))
-    again, second = asyncio.run(fetch(tmp_path / "cache"))
-
-    assert file == again == tmp_path / "cache" / f"{REMOTE.sha256}.pt"
-    assert file.read_bytes() == WEIGHTS
-    assert (first.reads, second.reads) == (1, 0)
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_weights_that_several_ask_for_are_fetched_once(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        bucket = Bucket(WEIGHTS)
-        cache = WeightCache(tmp_path, bucket)  # type: ignore[arg-type]
-        first, *others = [asyncio.create_task(cache.fetch(MANIFEST, REMOTE)) for _ in range(5)]
-        await asyncio.sleep(0)
-        first.cancel()  # giving up does not stop it for the others
-        bucket.open.set()
-        assert len(set(await asyncio.gather(*others))) == 1
-        assert bucket.reads == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_cut_off_copy_is_fetched_again(tmp_path: Path) -> None:
-    (tmp_path / f"{REMOTE.sha256}.pt").write_bytes(WEIGHTS[:5])
-
-    file, bucket = asyncio.run(fetch(tmp_path))
-
-    assert file.read_bytes() == WEIGHTS
-    assert bucket.reads == 1
-
-
-def test_remote_weights_that_are_not_the_manifests_are_not_kept(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=r"gs://bucket/models/m\.pt has sha256 .*, expected"):
-        asyncio.run(fetch(tmp_path, b"other weights"))
-
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("failure", [ObjectMissing("gone"), StoreUnavailable("503")])
-def test_remote_weights_that_cannot_be_read_leave_the_model_unavailable(
-    tmp_path: Path, failure: Exception
-) -> None:
-    with pytest.raises(ModelUnavailable, match=r"model 'm': cannot read gs://bucket/models/m\.pt: "):
-        asyncio.run(fetch(tmp_path, failure))
-
-
-def test_without_a_store_remote_weights_are_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="no object store"):
-        asyncio.run(WeightCache(tmp_path).fetch(MANIFEST, REMOTE))
-
-
 def test_local_weights_are_used_where_they_are(file: Path) -> None:
     model = entry(sha256=sha256(file))
     manifest = Manifest(str(file.parent), [model])
@@ -304,23 +220,6 @@ def test_local_weights_are_used_where_they_are(file: Path) -> None:
 
     assert found == CheckedFile.check(model, file)
     assert found.path == file
-
-
-def test_what_was_begun_early_is_read_once_and_checked_again_for_the_next_load(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        bucket = Bucket(WEIGHTS)
-        cache = WeightCache(tmp_path, bucket)  # type: ignore[arg-type]
-        bucket.open.set()
-        cache.begin(MANIFEST, REMOTE)
-        begun = await cache.fetch(MANIFEST, REMOTE)
-        assert bucket.reads == 1
-
-        begun.path.write_bytes(b"somebody else's")
-
-        assert (await cache.fetch(MANIFEST, REMOTE)).path.read_bytes() == WEIGHTS
-        assert bucket.reads == 2
-
-    asyncio.run(scenario())
 
 
 def test_a_file_that_was_changed_since_it_was_checked_is_refused(file: Path) -> None:
@@ -335,14 +234,3 @@ def test_a_file_that_was_changed_since_it_was_checked_is_refused(file: Path) -> 
         load(model, checked, ARCHITECTURES)
     with pytest.raises(ModelUnavailable, match="was changed while it was read"):
         checked.require_unchanged(model)
-
-
-def test_a_failure_that_nobody_waits_for_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        WeightCache(tmp_path).begin(MANIFEST, REMOTE)  # there is no store
-        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
-
-    asyncio.run(scenario())
-    gc.collect()
-
-    assert caplog.records == []

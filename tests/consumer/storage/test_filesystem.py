@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.storage import PreconditionFailed
+from consumer.storage import STREAM_BYTES, PreconditionFailed
 from consumer.storage.checksum import crc32c
 from consumer.storage.filesystem import FilesystemStore
 from pipeline_steps.errors import (
@@ -92,6 +92,40 @@ async def test_bytes_changed_behind_its_back_are_not_handed_out(
     os.utime(tmp_path / "photos/a", ns=(written.generation, written.generation))
     with pytest.raises(StoreUnavailable, match="CRC-32C"):
         await store.read("photos", "a")
+
+
+async def test_a_file_written_to_by_hand_while_it_is_streamed_is_told(
+    store: FilesystemStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "photos/dropped.bin"
+    file.write_bytes(bytes(3 * STREAM_BYTES))
+    pieces = store.stream("photos", "dropped.bin")
+    await anext(pieces)
+    with file.open("r+b") as hand:
+        hand.write(b"other")
+    os.utime(file, (1, 1))
+    with pytest.raises(StoreUnavailable, match=r"gs://photos/dropped\.bin was being written by hand"):
+        [piece async for piece in pieces]
+
+
+async def test_a_stream_of_bytes_changed_behind_its_back_ends_with_an_error(
+    store: FilesystemStore, tmp_path: Path
+) -> None:
+    written = await store.write("photos", "a", b"leaf")
+    (tmp_path / "photos/a").write_bytes(b"LEAF")
+    os.utime(tmp_path / "photos/a", ns=(written.generation, written.generation))
+    with pytest.raises(StoreUnavailable, match="CRC-32C"):
+        [piece async for piece in store.stream("photos", "a")]
+
+
+async def test_a_replaced_object_is_streamed_to_the_end_of_the_generation_it_began_with(
+    store: FilesystemStore,
+) -> None:
+    await store.write("photos", "a", b"1" * 3 * STREAM_BYTES)
+    pieces = store.stream("photos", "a")
+    first = await anext(pieces)
+    await store.write("photos", "a", b"2")
+    assert first + b"".join([piece async for piece in pieces]) == b"1" * 3 * STREAM_BYTES
 
 
 async def test_book_keeping_is_no_object(store: FilesystemStore, tmp_path: Path) -> None:
@@ -191,7 +225,7 @@ async def test_a_root_that_is_no_folder_is_the_operators_to_mend(tmp_path: Path)
 RACER = """
 import asyncio, sys
 from pathlib import Path
-from consumer.storage import PreconditionFailed
+from consumer.storage import STREAM_BYTES, PreconditionFailed
 from consumer.storage.filesystem import FilesystemStore
 
 async def main() -> None:

@@ -5,11 +5,13 @@ What a well-behaved server is asked is in `tests/conformance/test_object_store.p
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +28,8 @@ from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigure
 pytestmark = pytest.mark.anyio
 
 LEAF = b"leaf " * 20_000
+BOUGH = LEAF * 35
+"""Some pieces of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,8 @@ class Handler(BaseHTTPRequestHandler):
             body = bytes((body[0] ^ 1,)) + body[1:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault.truncate else body)
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
+            self.wfile.write(body[: len(body) // 2] if fault.truncate else body)
         self.close_connection = fault.truncate
 
 
@@ -270,6 +275,81 @@ async def test_an_object_replaced_between_stat_and_download_is_read_anew(
     bucket.faults = {"media": [Fault(404)] * 9}
     with pytest.raises(StoreUnavailable, match="replaced meanwhile"):
         await store.read("leaves", "a")
+
+
+# ---------------------------------------------------------------------------- streams
+
+
+async def streamed(store: GcsStore, into: list[bytes]) -> None:
+    async for piece in store.stream("leaves", "a"):
+        into.append(piece)  # noqa: PERF401 (what came before an error is looked at too)
+
+
+async def test_a_stream_that_cannot_begin_yet_is_tried_again(store: GcsStore, bucket: Bucket) -> None:
+    bucket.put("a", LEAF)
+    bucket.faults = {"stat": [Fault(503)], "media": [Fault(503)]}
+    pieces: list[bytes] = []
+    await streamed(store, pieces)
+    assert b"".join(pieces) == LEAF
+
+
+async def test_a_stream_that_breaks_off_is_told_and_never_gone_on_with_in_the_middle(
+    store: GcsStore, bucket: Bucket
+) -> None:
+    bucket.put("a", BOUGH)
+    bucket.faults = {"media": [Fault(truncate=True)]}
+    pieces: list[bytes] = []
+    with pytest.raises(StoreUnavailable, match="reading gs://leaves/a"):
+        await streamed(store, pieces)
+    assert 0 < sum(map(len, pieces)) < len(BOUGH)
+    assert bucket.count("media") == 1
+    again: list[bytes] = []
+    await streamed(store, again)
+    assert b"".join(again) == BOUGH
+
+
+async def test_a_stream_whose_bytes_are_not_the_objects_is_told_at_its_end(
+    store: GcsStore, bucket: Bucket
+) -> None:
+    bucket.put("a", BOUGH)
+    bucket.faults = {"media": [Fault(flip=True)]}
+    pieces: list[bytes] = []
+    with pytest.raises(StoreUnavailable, match=rf"gs://leaves/a: {len(BOUGH)} bytes of CRC-32C .* came, not"):
+        await streamed(store, pieces)
+    assert sum(map(len, pieces)) == len(BOUGH)
+
+
+async def test_a_stream_of_more_than_was_announced_is_not_read_to_its_end(
+    store: GcsStore, bucket: Bucket
+) -> None:
+    bucket.put("a", BOUGH, size="10")
+    pieces: list[bytes] = []
+    with pytest.raises(StoreUnavailable, match="not 10 of"):
+        await streamed(store, pieces)
+    assert pieces == []
+
+
+async def test_a_silent_stream_is_not_waited_for_longer_than_the_timeout(bucket: Bucket) -> None:
+    store = GcsStore("test", bucket.url, timeout_s=0.2, retry_s=0)
+    bucket.put("a", LEAF)
+    bucket.faults = {"media": [Fault(silence_s=1)]}
+    with pytest.raises(StoreUnavailable, match="timed out"):
+        await streamed(store, [])
+    await store.close()
+
+
+async def test_who_is_cancelled_while_a_piece_is_read_leaves_a_store_that_works(
+    store: GcsStore, bucket: Bucket
+) -> None:
+    bucket.put("a", LEAF)
+    bucket.faults = {"media": [Fault(silence_s=0.3)]}
+    reading = asyncio.create_task(streamed(store, []))
+    while not bucket.count("media"):  # noqa: ASYNC110 (a thread of the server's counts)
+        await asyncio.sleep(0.01)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert (await store.read("leaves", "a")).data == LEAF
 
 
 # ---------------------------------------------------------------------------- writes whose answer is lost
