@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from grpc import StatusCode
 
+from tests.faults.misbehaving import Received
 from tests.faults.peers import RESULTS, WORK, Peers
 from tests.faults.worker import Worker
 
@@ -21,6 +22,8 @@ class Disturbance:
     name: str
     start: float
     end: float
+    pid: int | None = None
+    """Of the worker that it hit, if it hit one."""
 
 
 @dataclass
@@ -37,98 +40,96 @@ class Chaos:
     workers: Sequence[Worker]
     seed: int
     disturbances: list[Disturbance] = field(default_factory=list)
+    refused: list[Received] = field(default_factory=list)
+    """What the bucket was asked while it refused."""
     kills: int = 0
     began: float = field(default_factory=time.monotonic)
 
     def run(self, over: threading.Event) -> None:
         """Make one fault after the other until told that it is over; what is broken then is mended."""
         chance = random.Random(self.seed)
-        acts: list[tuple[int, Callable[[random.Random, threading.Event], str]]] = [
-            (5, self._kill),
-            (2, self._terminate),
-            (3, self._freeze),
-            (2, self._broker_away),
-            (3, self._backend_away),
-            (2, self._backend_refuses),
-            (2, self._answers_lost),
-            (2, self._bucket_refuses),
-            (2, self._results_refused),
-            (2, self._leases_end),
-            (1, self._acks_lost),
+        acts: list[tuple[int, str, Callable[[random.Random, threading.Event], int | None]]] = [
+            (5, "kill -9", self._kill),
+            (2, "SIGTERM", self._terminate),
+            (3, "SIGSTOP", self._freeze),
+            (2, "broker away", self._broker_away),
+            (3, "backend away", self._backend_away),
+            (2, "backend refuses", self._backend_refuses),
+            (2, "answers lost", self._answers_lost),
+            (2, "bucket refuses", self._bucket_refuses),
+            (2, "results refused", self._results_refused),
+            (2, "leases end", self._leases_end),
+            (1, "acks lost", self._acks_lost),
         ]
         while not over.wait(chance.uniform(1.0, 4.0)):
-            act = chance.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
+            [(_, name, act)] = chance.choices(acts, [weight for weight, _, _ in acts])
             start = time.monotonic() - self.began
-            name = act(chance, over)
-            self.disturbances.append(Disturbance(name, start, time.monotonic() - self.began))
+            pid = act(chance, over)
+            self.disturbances.append(Disturbance(name, start, time.monotonic() - self.began, pid))
 
-    def _kill(self, chance: random.Random, over: threading.Event) -> str:
+    def _kill(self, chance: random.Random, over: threading.Event) -> int:
         worker = chance.choice(self.workers[1:])
         if worker.alive:
             worker.popen.kill()
             self.kills += 1
-        return "kill -9"
+        return worker.pid
 
-    def _terminate(self, chance: random.Random, over: threading.Event) -> str:
+    def _terminate(self, chance: random.Random, over: threading.Event) -> int:
         worker = chance.choice(self.workers[1:])
         if worker.alive:
             worker.terminate()
-        return "SIGTERM"
+        return worker.pid
 
-    def _freeze(self, chance: random.Random, over: threading.Event) -> str:
+    def _freeze(self, chance: random.Random, over: threading.Event) -> int:
         worker = chance.choice(self.workers)
         worker.freeze()
         over.wait(chance.uniform(1.0, 8.0))
         worker.thaw()
-        return "SIGSTOP"
+        return worker.pid
 
-    def _broker_away(self, chance: random.Random, over: threading.Event) -> str:
+    def _broker_away(self, chance: random.Random, over: threading.Event) -> None:
         broker = self.peers.broker
         port = int(broker.address.rsplit(":", 1)[1])
         broker.stop()
         over.wait(chance.uniform(0.5, 6.0))
         broker.start(port)
-        return "broker away"
 
-    def _backend_away(self, chance: random.Random, over: threading.Event) -> str:
+    def _backend_away(self, chance: random.Random, over: threading.Event) -> None:
         self.peers.backend.stop()
         over.wait(chance.uniform(1.0, 8.0))
         self.peers.backend.start()
-        return "backend away"
 
-    def _backend_refuses(self, chance: random.Random, over: threading.Event) -> str:
+    def _backend_refuses(self, chance: random.Random, over: threading.Event) -> None:
         with self.peers.backend.misbehave(status=chance.choice([401, 429, 500, 503])):
             over.wait(chance.uniform(0.5, 3.0))
-        return "backend refuses"
 
-    def _answers_lost(self, chance: random.Random, over: threading.Event) -> str:
+    def _answers_lost(self, chance: random.Random, over: threading.Event) -> None:
         with self.peers.backend.misbehave(cut=chance.choice(["reset", "close"]), applied=True):
             over.wait(chance.uniform(0.5, 2.0))
-        return "answers lost"
 
-    def _bucket_refuses(self, chance: random.Random, over: threading.Event) -> str:
+    def _bucket_refuses(self, chance: random.Random, over: threading.Event) -> None:
+        def note(request: Received) -> bool:
+            self.refused.append(request)
+            return True
+
         with self.peers.bucket.misbehave(
-            status=chance.choice([429, 500, 503]), applied=chance.choice([True, False])
+            only=note, status=chance.choice([429, 500, 503]), applied=chance.choice([True, False])
         ):
             over.wait(chance.uniform(0.5, 3.0))
-        return "bucket refuses"
 
-    def _results_refused(self, chance: random.Random, over: threading.Event) -> str:
+    def _results_refused(self, chance: random.Random, over: threading.Event) -> None:
         status = chance.choice([StatusCode.NOT_FOUND, StatusCode.UNAVAILABLE])
         applied = status is StatusCode.UNAVAILABLE and chance.choice([True, False])
         with self.peers.broker.fail(
             "Publish", status, applied=applied, only=lambda request: request.topic == RESULTS
         ):
             over.wait(chance.uniform(0.5, 3.0))
-        return "results refused"
 
-    def _leases_end(self, chance: random.Random, over: threading.Event) -> str:
+    def _leases_end(self, chance: random.Random, over: threading.Event) -> None:
         self.peers.broker.end_leases(WORK)
-        return "leases end"
 
-    def _acks_lost(self, chance: random.Random, over: threading.Event) -> str:
+    def _acks_lost(self, chance: random.Random, over: threading.Event) -> None:
         with self.peers.broker.fail(
             "Acknowledge", StatusCode.UNAVAILABLE, applied=chance.choice([True, False])
         ):
             over.wait(chance.uniform(0.5, 2.0))
-        return "acks lost"

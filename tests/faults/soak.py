@@ -15,7 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from tests.faults.chaos import Chaos, Disturbance
 from tests.faults.invariants import broken_promises
 from tests.faults.kept_alive import kept_alive
 from tests.faults.peers import BUCKET, REQUESTS, RESULTS, WORK, Peers, Sent, open_peers, small_jpeg, step
+from tests.faults.soak_evidence import Evidence, Witness
 from tests.faults.soak_report import write_report
 from tests.faults.worker import Worker
 
@@ -144,13 +145,16 @@ def soak(minutes: float, seed: int, folder: Path) -> Findings:
             worker.until_ready()
         began, over = time.monotonic(), threading.Event()
         load, chaos = Load(peers, seed), Chaos(peers, workers, seed, began=began)
+        witness = Witness(peers.workers)
         samples: list[Sample] = []
 
         def sample_until(is_over: Callable[[], bool]) -> None:
             while not is_over():
                 acked = len(peers.journal.lines(Deed.ACKED, where=WORK))
                 samples.append(Sample(time.monotonic() - began, acked, memory_of(workers)))
-                time.sleep(1.0)
+                for _ in range(20):
+                    witness.look()
+                    time.sleep(0.05)
 
         threads = [threading.Thread(target=each.run, args=(over,)) for each in (load, chaos)]
         for thread in threads:
@@ -164,7 +168,7 @@ def soak(minutes: float, seed: int, folder: Path) -> Findings:
         healed = time.monotonic()
         sample_until(lambda: not peers.broker.backlog(WORK) or time.monotonic() - healed > SETTLE_SECONDS)
         settled = time.monotonic() - healed
-        return compared(peers, load, chaos, samples, minutes, settled)
+        return compared(peers, load, chaos, witness, samples, minutes, settled)
 
 
 def memory_of(workers: Iterable[Worker]) -> dict[int, int]:
@@ -186,8 +190,30 @@ def growth_of(samples: Sequence[Sample]) -> tuple[float, int, float]:
     return (sum(end) / len(end)) / (sum(start) / len(start)) - 1, held[-1], float(seconds)
 
 
+def evidence_of(peers: Peers, chaos: Chaos, witness: Witness) -> Evidence:
+    """What the judge of repeats is given."""
+    return Evidence(
+        lines=peers.journal.lines(),
+        writes=list(peers.bucket.writes),
+        calls=list(peers.backend.exchanges),
+        refused=chaos.refused,
+        disturbances=[
+            replace(each, start=chaos.began + each.start, end=chaos.began + each.end)
+            for each in chaos.disturbances
+        ],
+        ended=witness.ended,
+        stalls=witness.stalls,
+    )
+
+
 def compared(
-    peers: Peers, load: Load, chaos: Chaos, samples: list[Sample], minutes: float, settled: float
+    peers: Peers,
+    load: Load,
+    chaos: Chaos,
+    witness: Witness,
+    samples: list[Sample],
+    minutes: float,
+    settled: float,
 ) -> Findings:
     """Compare what was published with what became of it."""
     story = peers.story()
@@ -208,6 +234,8 @@ def compared(
         for line in peers.journal.lines(Deed.PUBLISHED, where=RESULTS)
     )
     broken += [f"{name}: announced, no result" for name in load.announced if not said[name]]
+    account = evidence_of(peers, chaos, witness).account()
+    broken += account.unexplained()
     growth, memory, lived = growth_of(samples)
     if growth > 0.2:
         broken.append(f"the worker that lived longest, {lived:g} s, grew by {growth:.0%}")
@@ -227,6 +255,7 @@ def compared(
         "callbacks refused or lost, and sent again": sum(calls.values())
         - len(calls)
         - len(peers.backend.repeats),
+        **{f"{leg} said again after {why}": times for (leg, why), times in sorted(account.counts().items())},
         "pipelines run": len(peers.runs()),
         "kill -9": chaos.kills,
         "all faults": len(chaos.disturbances),
@@ -248,7 +277,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         findings = soak(options.minutes, options.seed, Path(folder))
     for name, figure in findings.figures.items():
-        print(f"{name:52}{figure:>16}")
+        print(f"{name:68}{figure:>16}")
     for line in findings.broken:
         print("BROKEN:", line)
     if options.write and not findings.broken:
