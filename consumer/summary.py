@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from contracts.geometry import Box, RunLengthMask
 from contracts.result import Classification, Detection, Estimation, Segment, StoredArtifact
-from pipeline_steps.artifact import Artifacts, Ids
+from pipeline_steps.artifact import NOTHING, Artifacts, Ids
 from pipeline_steps.artifacts import (
     Classifications,
     Detections,
@@ -69,6 +69,9 @@ def classifications_of(written: Artifacts) -> tuple[Classification, ...]:
 def estimations_of(written: Artifacts, *, succeeded: bool) -> tuple[Estimation, ...]:
     """Return the numbers about the picture.
 
+    An estimate without bands is told under its method's name, one with bands as `{method}_{band}`. Where
+    segments were looked for, `count_segment_{index}` is the number of detections in each, and
+    `count_segment_-1` of those outside all, if there are any; that row is none of `segments_with_detections`.
     `COUNT`, which the backend books stock from, is given only where detections were written by a run that
     succeeded as a whole.
     """
@@ -139,15 +142,17 @@ def _estimations(written: Artifacts, *, succeeded: bool) -> Iterator[Estimation]
             yield _number("COUNT", total)
     if estimates is not None:
         yield _number("estimated_count", estimated)
-        of_band: Counter[str] = Counter()
+        of_row: Counter[str] = Counter()
         for method, band, count in zip(
             estimates.method.tolist(), estimates.band.tolist(), estimates.count.tolist(), strict=True
         ):
-            if band:
-                of_band[f"{method}_{band}"] += count
-        for name, count in of_band.items():
+            of_row[f"{method}_{band}" if band else method] += count
+        for name, count in of_row.items():
             yield _number(name, count)
     if totals is not None:
+        if written.get(Segments) is not None:
+            with_some = totals.segments_with_detections
+            yield Estimation(type="segments_with_detections", value=float(with_some), unit="segments")
         yield Estimation(type="coverage_percent", value=_rounded(totals.coverage_percent), unit="percent")
         yield Estimation(type="confidence_avg", value=_rounded(totals.mean_confidence))
     yield from _counted(written)
@@ -162,8 +167,9 @@ def _counted(written: Artifacts) -> Iterator[Estimation]:
     if species is not None:
         for name, count in Counter(species.species.tolist()).items():
             yield _number(f"species_{name}", count)
-    if counts is not None:
-        segment_index = _index_of((written.get(Segments) or Segments.none()).id)
+    segments = written.get(Segments)
+    if counts is not None and segments is not None:
+        segment_index = {**_index_of(segments.id), NOTHING: -1}
         for segment, count in zip(counts.segment.tolist(), counts.count.tolist(), strict=True):
             if segment in segment_index:
                 yield _number(f"count_segment_{segment_index[segment]}", count)

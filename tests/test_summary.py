@@ -22,6 +22,7 @@ from pipeline_steps.artifact import Artifact, Artifacts
 from pipeline_steps.artifacts import (
     Classifications,
     Detections,
+    Image,
     Mask,
     PlantEstimates,
     SegmentCounts,
@@ -32,6 +33,7 @@ from pipeline_steps.artifacts import (
     Upload,
     Uploads,
 )
+from pipeline_steps.findings.tally import tally
 
 
 def ids(*some: int) -> Any:
@@ -173,7 +175,11 @@ class TestNumbers:
         assert numbers(detections(1, 2), succeeded=False) == {"total_count": 2}
 
     def test_nor_from_estimates_alone(self) -> None:
-        assert numbers(estimates(count=ids(5, 7))) == {"total_count": 12, "estimated_count": 12}
+        assert numbers(estimates(count=ids(5), band=ids(1))) == {
+            "total_count": 5,
+            "estimated_count": 5,
+            "band_based_1": 5,
+        }
 
     def test_nor_where_nothing_was_looked_for(self) -> None:
         assert numbers(segments(1, 2)) == {}
@@ -189,6 +195,11 @@ class TestNumbers:
             "band_based_2": 7,
         }
 
+    def test_an_estimate_without_bands_is_told_under_its_methods_name(self) -> None:
+        density = estimates(count=ids(5, 7), segment=ids(1, 2), method=np.full(2, "density_based"))
+
+        assert numbers(density) == {"total_count": 12, "estimated_count": 12, "density_based": 12}
+
     def test_every_size_is_told_also_when_there_is_none(self) -> None:
         sizes = Sizes(ids(1, 2, 3), np.array([2, 2, 4], np.int8))
 
@@ -199,10 +210,27 @@ class TestNumbers:
 
         assert numbers(species) == {"species_ficus": 2, "species_aloe": 1}
 
-    def test_a_segments_count_is_told_by_its_place(self) -> None:
+    def test_a_segments_count_is_told_by_its_place_and_minus_one_is_outside_all(self) -> None:
         counts = SegmentCounts(ids(50, 70, 0), ids(4, 0, 9))
 
-        assert numbers(segments(70, 50), counts) == {"count_segment_1": 4, "count_segment_0": 0}
+        assert numbers(segments(70, 50), counts) == {
+            "count_segment_1": 4,
+            "count_segment_0": 0,
+            "count_segment_-1": 9,
+        }
+
+    def test_outside_all_segments_says_nothing_where_none_were_looked_for(self) -> None:
+        assert numbers(SegmentCounts(ids(0), ids(9))) == {}
+
+    def test_it_is_told_in_how_many_segments_something_was_found(self) -> None:
+        image = Image(np.zeros((100, 100, 3), np.uint8))
+        found, seen = segments(70, 50), detections(1, 2, 3, segment=(50, 50, 0))
+
+        told = numbers(found, seen, *tally(image, seen, found, None, of=3))
+
+        assert told["segments_with_detections"] == 1
+        assert (told["count_segment_1"], told["count_segment_-1"]) == (2, 1)
+        assert "segments_with_detections" not in numbers(seen, *tally(image, seen, None, None, of=3))
 
     def test_the_totals_of_the_present_detections_are_told(self) -> None:
         found = estimations_of(Artifacts.of(detections(1, 2), totals(2)), succeeded=True)
