@@ -1,4 +1,4 @@
-"""The rules in Google's Managed Prometheus, where they are deployed: what they record comes back with more labels.
+"""The rules where they are deployed, in Managed Prometheus: what they record comes back with more labels.
 
 Whatever is written there belongs to a project, a location and a cluster, and says so when it is read, which a
 rule's result does not do before it is written. What compares the two without saying by which label finds
