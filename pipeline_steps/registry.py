@@ -52,6 +52,10 @@ class StepParams(BaseModel):
         del scope
         yield from ()
 
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """Yield (parameter, what it does not do) for values that can run, but hardly as they were meant."""
+        yield from ()
+
     def segment_labels(self, scope: Scope) -> frozenset[str] | None:
         """Return the labels of the segments this step writes; None when unknown."""
         return scope.segment_labels

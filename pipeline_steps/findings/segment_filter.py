@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -37,6 +37,13 @@ class SegmentFilterParams(StepParams):
         (),
         description="Classes of which `largest_by_class` keeps one segment; a single name may stand alone.",
     )
+
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """Say so where half of a filter filters nothing."""
+        if self.segment_filter_type == "largest_by_class" and not self.segment_filter_classes:
+            yield "segment_filter_type", "nothing is filtered: `segment_filter_classes` names no class"
+        if self.segment_filter_type is None and self.segment_filter_classes:
+            yield "segment_filter_classes", "nothing is filtered: `segment_filter_type` is not set"
 
 
 @step("segment_filter")
