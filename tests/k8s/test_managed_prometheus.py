@@ -1,7 +1,7 @@
 """The rules where they are deployed, in Managed Prometheus: what they record comes back with more labels.
 
-Whatever is written there belongs to a project, a location and a cluster, and says so when it is read, which a
-rule's result does not do before it is written. What compares the two without saying by which label finds
+Whatever is written there belongs to a project and a location, and says so when it is read, which a rule's
+result does not do before it is written. What compares the two without saying by which label finds
 nothing in common, and says so to nobody: it is tested as the rules are elsewhere, with those labels added.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.monitoring import test_rules
 
-ADDED = {"cluster": "nursery", "location": "europe-west4", "project_id": "nursery-prod"}
+ADDED = {"location": "europe-west4", "project_id": "nursery-prod"}
 EVALUATING = [
     it
     for name, it in vars(test_rules).items()
