@@ -44,11 +44,17 @@ class ModelSpec:
     version: str
     sha256: str
     classes: tuple[str, ...]
-    threshold: float
-    """Score under which an answer is dropped, unless the step says otherwise."""
+    threshold: float | None
+    """Score under which an answer is dropped, unless the step says otherwise; None leaves it to the step."""
     input_size: int
     """The longer side, in pixels, of what the model is shown."""
     precision: Precision = Precision.EXACT
+
+    def least(self, asked: float | None, otherwise: float) -> float:
+        """Return the least score that counts: the one asked for, else the manifest's, else the step's own."""
+        if asked is not None:
+            return asked
+        return otherwise if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True, eq=False)

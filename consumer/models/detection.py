@@ -41,7 +41,7 @@ class TorchvisionRunner(PictureRunner[A]):
         self._classes = np.array(spec.classes)
         self._model.transform = AsShown(model.transform, device)
         self._heads = getattr(self._model, "roi_heads", self._model)
-        self._lowest = min(spec.threshold, LOWEST_SCORE)
+        self._lowest = min(spec.least(None, LOWEST_SCORE), LOWEST_SCORE)
 
     def costly(self, item: Pixels | Sought) -> bool:
         """As every picture."""

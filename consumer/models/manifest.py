@@ -10,7 +10,7 @@ An entry::
         sha256: 9f86d08...           # of the weights file; checked before every load
         version: "2025-06-01"        # reported in every result
         classes: [plant]
-        threshold: 0.5
+        threshold: 0.5               # without it, the step's own
         input_size: 640              # longer side, in pixels, of what the model is shown
         precision: exact             # or fast: docs/precision.md
         tenants: {acme: plants_acme} # acme's photos use the model `plants_acme` where `plants` is asked for
@@ -73,8 +73,8 @@ class ModelEntry(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     version: str = Field(min_length=1, max_length=64)
     classes: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = ()
-    threshold: StrictFloat = Field(default=0.5, ge=0, le=1)
-    """Score under which an answer is dropped, unless the step says otherwise."""
+    threshold: StrictFloat | None = Field(default=None, ge=0, le=1)
+    """Score under which an answer is dropped, unless the step says otherwise; unset leaves it to the step."""
     precision: Precision = Precision.EXACT
     """Unset, `dtype` says it: 16 bits are `fast`."""
     dtype: ComputeDtype | None = None

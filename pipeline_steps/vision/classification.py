@@ -19,6 +19,9 @@ from pipeline_steps.vision.views import crops_of
 
 Over: TypeAlias = Literal["detections", "segments", "image"]
 
+LEAST_SCORE = 0.5
+"""Where neither pipeline nor manifest has one."""
+
 
 class ClassificationParams(StepParams):
     """Which model, and what it is shown."""
@@ -34,7 +37,7 @@ class ClassificationParams(StepParams):
         ge=0,
         le=1,
         description="Least probability, 0 to 1, of the best class; what stays below it gets no class. "
-        "Unset: the model's own threshold.",
+        f"Unset: the model's own threshold, {LEAST_SCORE} where it has none.",
     )
 
     def needs(self) -> Kinds:
@@ -77,7 +80,7 @@ async def classify(
     likely = np.stack(await ctx.models.classify(params.model, shown))
     score = likely.max(axis=1)
     found = Classifications(detection, segment, np.array(spec.classes, np.str_)[likely.argmax(axis=1)], score)
-    return found.take(score >= (spec.threshold if params.confidence is None else params.confidence))
+    return found.take(score >= spec.least(params.confidence, LEAST_SCORE))
 
 
 def _subjects(

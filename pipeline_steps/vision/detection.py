@@ -14,6 +14,9 @@ from pipeline_steps.names import Names
 from pipeline_steps.registry import Kinds, Scope, StepParams, step
 from pipeline_steps.vision.views import as_detections, chosen, views
 
+LEAST_SCORE = 0.8
+"""Where neither pipeline nor manifest has one."""
+
 
 class DetectionParams(StepParams):
     """Which model, where it looks, and what counts as found."""
@@ -25,7 +28,11 @@ class DetectionParams(StepParams):
         "Unset: the whole picture at once.",
     )
     confidence: float | None = Field(
-        default=None, ge=0, le=1, description="Least score, 0 to 1. Unset: the model's own threshold."
+        default=None,
+        ge=0,
+        le=1,
+        description="Least score, 0 to 1. "
+        f"Unset: the model's own threshold, {LEAST_SCORE} where it has none.",
     )
     classes: Names | None = Field(default=None, description="Keep only these labels. Unset: all the model's.")
 
@@ -56,7 +63,7 @@ async def detect(
     if not where:
         return Detections.none()
     spec = ctx.models.spec(params.model)
-    least = spec.threshold if params.confidence is None else params.confidence
+    least = spec.least(params.confidence, LEAST_SCORE)
     found = await ctx.models.detect(params.model, [view.image.pixels for view in where], least)
     seen = [(view, chosen(boxes, least, params.classes)) for view, boxes in zip(where, found, strict=True)]
     return as_detections(seen, segments, ctx)

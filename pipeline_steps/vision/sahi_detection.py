@@ -15,7 +15,7 @@ from pipeline_steps.errors import InvalidInput
 from pipeline_steps.geometry import Metric, tiles
 from pipeline_steps.models import LocalBoxes
 from pipeline_steps.registry import setting, step
-from pipeline_steps.vision.detection import DetectionParams
+from pipeline_steps.vision.detection import LEAST_SCORE, DetectionParams
 from pipeline_steps.vision.merging import Method, merged
 from pipeline_steps.vision.views import View, as_detections, chosen, views
 
@@ -98,7 +98,7 @@ async def detect_in_tiles(
     if not where:
         return Detections.none()
     spec = ctx.models.spec(params.model)
-    least = spec.threshold if params.confidence is None else params.confidence
+    least = spec.least(params.confidence, LEAST_SCORE)
     cut = _cut(where, params)
 
     found: list[list[LocalBoxes]] = [[] for _ in where]

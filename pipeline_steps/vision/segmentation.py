@@ -24,6 +24,10 @@ Mode: TypeAlias = Literal["prompted", "automatic", "instance", "semantic"]
 
 UNNAMED = "object"
 """The label of what SAM finds by itself and no classifier names."""
+LEAST_SCORE = 0.5
+"""Where neither pipeline nor manifest has one."""
+LEAST_QUALITY = 0.88
+"""Likewise of a mask: what `SamAutomaticMaskGenerator` wants."""
 
 
 class SegmentationParams(StepParams):
@@ -47,7 +51,7 @@ class SegmentationParams(StepParams):
         ge=0,
         le=1,
         description="Least score, 0 to 1, of the detector (`prompted`), the model (`instance`) or the "
-        "classifier (`automatic`). Unset: that model's own threshold.",
+        f"classifier (`automatic`). Unset: that model's own threshold, {LEAST_SCORE} where it has none.",
     )
     classes: Names | None = Field(default=None, description="Keep only these labels. Unset: all.")
     masks: bool = Field(
@@ -60,7 +64,8 @@ class SegmentationParams(StepParams):
         default=None,
         ge=0,
         le=1,
-        description="`automatic`: least quality, 0 to 1, that SAM gives its mask. Unset: the model's own.",
+        description="`automatic`: least quality, 0 to 1, that SAM gives its mask. Unset: the model's own "
+        f"threshold, {LEAST_QUALITY} where it has none.",
     )
     stability_score_thresh: float = Field(
         default=0.95,
@@ -173,8 +178,7 @@ async def segment(image: Image, params: SegmentationParams, ctx: StepContext) ->
 
 
 async def _prompted(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
-    threshold = ctx.models.spec(params.detector).threshold
-    least = threshold if params.confidence is None else params.confidence
+    least = ctx.models.spec(params.detector).least(params.confidence, LEAST_SCORE)
     boxes = (await ctx.models.detect(params.detector, [image.pixels], least))[0]
     found = candidates.of_boxes(clipped(chosen(boxes, least, params.classes), image))
     # One region may be two classes to a detector; as two segments its plants would be counted twice.
@@ -187,8 +191,7 @@ async def _prompted(image: Image, params: SegmentationParams, ctx: StepContext) 
 
 
 async def _automatic(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
-    least = ctx.models.spec(params.mask_model).threshold
-    least = least if params.pred_iou_thresh is None else params.pred_iou_thresh
+    least = ctx.models.spec(params.mask_model).least(params.pred_iou_thresh, LEAST_QUALITY)
     search = automatic.Search(
         MaskQuality(least, params.stability_score_thresh, params.stability_score_offset),
         params.points_per_side,
@@ -208,14 +211,14 @@ async def _automatic(image: Image, params: SegmentationParams, ctx: StepContext)
     shown = [Image(image.pixels).crop(box).pixels for box in found.xyxy]
     likely = np.stack(await ctx.models.classify(params.classifier, shown))
     named = replace(found, label=np.array(spec.classes)[likely.argmax(1)], score=likely.max(1))
-    least = spec.threshold if params.confidence is None else params.confidence
+    least = spec.least(params.confidence, LEAST_SCORE)
     return named.take(named.score >= least).of_classes(params.classes)
 
 
 async def _instances(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
-    threshold = ctx.models.spec(params.mask_model).threshold
+    least = ctx.models.spec(params.mask_model).least(params.confidence, LEAST_SCORE)
     found = candidates.of_masks((await ctx.models.instances(params.mask_model, [image.pixels]))[0])
-    found = found.take(found.score >= (threshold if params.confidence is None else params.confidence))
+    found = found.take(found.score >= least)
     found = found.of_classes(params.classes)
     return found.take(suppress(found.xyxy, found.score, params.box_nms_thresh))
 

@@ -49,6 +49,16 @@ def test_a_model_is_known_without_loading_it(tmp_path: Path) -> None:
     assert manifest.location(manifest.models["plants"]) == f"{tmp_path}/plants.safetensors"
 
 
+def test_a_model_without_a_threshold_leaves_it_to_the_steps() -> None:
+    without = {key: value for key, value in PLANTS.items() if key != "threshold"}
+
+    spec = parse(without).specs()["plants"]
+
+    assert spec.threshold is None
+    assert [spec.least(None, 0.8), spec.least(0.0, 0.8)] == [0.8, 0.0]
+    assert parse(PLANTS).specs()["plants"].least(None, 0.8) == 0.45
+
+
 def test_everything_wrong_is_said_at_once_with_its_path() -> None:
     said = problems(
         PLANTS | {"kind": "detecton", "threshold": 1.5},

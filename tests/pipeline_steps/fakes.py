@@ -40,7 +40,7 @@ CONTAINERS = ("segmento", "cajon", "claro-cajon")
 GOOD_MASK, BAD_MASK = 0.95, 0.3
 
 
-def spec(name: str, kind: ModelKind, classes: Sequence[str] = (), threshold: float = 0.5) -> ModelSpec:
+def spec(name: str, kind: ModelKind, classes: Sequence[str] = (), threshold: float | None = 0.5) -> ModelSpec:
     return ModelSpec(name, kind, "1", "0" * 64, tuple(classes), threshold, 512)
 
 
