@@ -21,11 +21,12 @@ _AUTOSCALER_WAITS = 600.0
 async def lease(site: Site) -> Findings:
     """A lease outlasts a stall of a minute.
 
-    The keeper extends every lease each quarter of LEASE_SECONDS; if the process stands still for longer than
-    the other three quarters, the message is given to another worker while this one still works on it.
+    It need not outlast a run: the keeper extends it each quarter of LEASE_SECONDS for as long as the run goes
+    on. But if the process stands still for longer than the other three quarters, the message is given to
+    another worker while this one still works on it.
     """
     length = float(site.settings.lease_seconds)
-    found = f"{seconds(length)}, extended every {seconds(length / 4)}"
+    found = f"{seconds(length)}, extended every {seconds(length / 4)} for as long as a run goes on"
     if length < _SAFE_LEASE:
         yield warning("LEASE_SECONDS", found, f"at least {seconds(_SAFE_LEASE)}")
     else:
@@ -42,6 +43,8 @@ async def callback(site: Site) -> Findings:
 
     Before a callback the worker makes sure that the message is its own for another quarter of LEASE_SECONDS.
     If the call may take longer, a worker that freezes meanwhile calls back beside the one that took over.
+    Publishing may take a minute: a result that comes too late is the same again, under the same id, and the
+    callback after it is made sure of anew.
     """
     covered = _FENCED * site.settings.lease_seconds
     timeout = site.settings.backend_callback_timeout
@@ -96,7 +99,9 @@ async def pipeline(site: Site) -> Findings:
     """A run that a drain interrupts is known to start over.
 
     What takes longer than DRAIN_TIMEOUT may be handed back unfinished at every rollout, and runs from its
-    beginning on another pod. That uses up no attempt, but GPU time.
+    beginning on another pod. That uses up no attempt, but GPU time. Its other bound is how long messages are
+    kept (`subscription.retention`). A step's timeout_s, times its tries, that does not fit into
+    PIPELINE_TIMEOUT is found in presets and routes; a message that brings one along is given up.
     """
     longest, drained = site.settings.pipeline_timeout, site.settings.drain_timeout
     if site.settings.drain_mode == "finish" and longest > drained:

@@ -189,7 +189,8 @@ async def dead_letter_policy(site: Site) -> Findings:
 async def retention(site: Site) -> Findings:
     """Messages are kept for longer than an outage is waited through.
 
-    A message older than the retention is deleted, done or not: one that waits out an outage is lost.
+    What was published longer ago than the retention may be deleted, leased or not: a message that waits out
+    an outage and then runs is lost.
     """
     name, kept = site.settings.subscription_path, (await site.subscription()).message_retention_duration
     busy = timedelta(seconds=site.settings.hold_timeout + site.settings.pipeline_timeout)

@@ -95,6 +95,12 @@ def without(*names: str) -> dict[str, Any]:
             "keeps messages for 2 h",
         ),
         (
+            "subscription.retention",  # longer than HOLD_TIMEOUT, but not by PIPELINE_TIMEOUT
+            {"message_retention_duration": timedelta(hours=2, minutes=20)},
+            Severity.ERROR,
+            "more than HOLD_TIMEOUT + PIPELINE_TIMEOUT",
+        ),
+        (
             "subscription.retention",
             {"message_retention_duration": timedelta(days=6)},
             Severity.WARNING,

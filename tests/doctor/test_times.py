@@ -42,6 +42,7 @@ async def test_times_that_do_not_fit_are_found(
 @pytest.mark.parametrize(
     ("check", "settings"),
     [
+        ("time.lease", {"pipeline_timeout": 86_400.0}),  # a run may outlast its lease
         ("time.drain", {"grace_period": 320.0}),
         ("time.drain", {"drain_mode": "abort", "grace_period": 20.0}),
         ("time.pipeline", {"pipeline_timeout": 300.0}),
