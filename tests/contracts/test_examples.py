@@ -207,17 +207,30 @@ def test_the_older_workers_named_pipelines_are_presets(industry: str) -> None:
         assert ran == [{"estimation": "count"}.get(step, step) for step in file["pipelines"][name]]
 
 
-def test_every_packaged_preset_runs() -> None:
-    packaged = load_presets()
+def packaged(name: str) -> list[str]:
+    return names(parsed(decoded({**example("be_task_request_default"), "pipeline": name})))
+
+
+def test_every_named_pipeline_that_was_ever_sent_is_packaged() -> None:
     sent = {
         name
         for industry in ("mlw_named_pipelines_agro", "mlw_named_pipelines_vending")
         for name in example(industry)["pipelines"]
     }
 
-    assert sent <= set(packaged.by_name)
-    for name in packaged.by_name:
-        assert names(parsed(decoded({**example("be_task_request_default"), "pipeline": name})))
+    assert sent <= set(load_presets().by_name)
+    assert all(packaged(name) for name in load_presets().by_name)
+
+
+@pytest.mark.parametrize("name", list(example("mlw_named_pipelines_agro")["pipelines"]))
+def test_a_packaged_preset_does_what_the_agricultural_worker_did_and_adds_only_numbers(name: str) -> None:
+    did = [
+        {"estimation": "count"}.get(step, step)
+        for step in example("mlw_named_pipelines_agro")["pipelines"][name]
+    ]
+
+    assert [step for step in packaged(name) if step in did] == did
+    assert set(packaged(name)) - set(did) <= {"count", "size_calculator"}
 
 
 def test_only_the_pipeline_of_invented_steps_is_refused_and_every_one_of_them_is_named() -> None:
