@@ -97,6 +97,21 @@ def test_a_lazy_model_is_loaded_once_however_many_ask() -> None:
     run(scenario, stage.pool)
 
 
+def test_calls_one_after_the_other_build_no_model_again() -> None:
+    """Defect 12: tiled detection built its model anew with every call."""
+    stage = Stage(entry("plants"), entry("rare", pinned=False), devices=2)
+
+    async def scenario() -> None:
+        await stage.pool.start()
+        for number in range(4):
+            job = stage.pool.for_job(number, "acme")
+            await job.detect("plants", [PICTURE] * 3)
+            await job.detect("rare", [PICTURE])
+        assert stage.loader.loads == ["plants", "rare"]
+
+    run(scenario, stage.pool)
+
+
 class SlowLoader(SimulatedLoader):
     """Loads a model when it is told to."""
 
