@@ -20,6 +20,8 @@ from tests.faults.worker import Worker
 
 DRAIN_SECONDS = 10.0
 """`DRAIN_TIMEOUT` of the workers: what is not done by then is handed back."""
+FIRST_LEASE_SECONDS = 10.0
+"""The subscription's own ack deadline: so long a lease may last that is never extended."""
 STALL_SECONDS = 1.0
 _MOMENT = 0.25
 """Between doing what is asked and the arrival of the answer."""
@@ -138,11 +140,19 @@ class Evidence:
         return refused
 
     def _expired(self) -> Mapping[str, Sequence[float]]:
+        """Leases that a fault ended. One that ended without any was not kept, which excuses nothing."""
         expired = defaultdict(list)
         for line in self.lines:
-            if line.deed is Deed.EXPIRED and line.where == WORK:
+            if line.deed is Deed.EXPIRED and line.where == WORK and self._is_a_faults(line.at):
                 expired[line.message.id].append(line.at)
         return expired
+
+    def _is_a_faults(self, end_of_lease: float) -> bool:
+        return any(
+            d.name in ("leases end", "broker away", "acks lost", "SIGSTOP")
+            and d.start <= end_of_lease <= d.end + FIRST_LEASE_SECONDS
+            for d in self.disturbances
+        )
 
     def _blows(self) -> Iterator[Blow]:
         for disturbance in self.disturbances:

@@ -87,7 +87,7 @@ class Account:
     refused: Mapping[str, Sequence[float]]
     """When the bucket refused to write something about a job."""
     expired: Mapping[str, Sequence[float]]
-    """When a message's lease ended by itself."""
+    """When a fault ended a message's lease."""
 
     def repeats(self) -> Iterator[tuple[Said, Said, Why | None]]:
         """Yield each thing that was said again, what it repeats, and why."""

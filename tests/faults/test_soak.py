@@ -1,19 +1,22 @@
-"""The soak's judge of repeats, on made-up journals: what has a reason passes, what has none does not."""
+"""The soak's judge of repeats, mostly on made-up journals: what has a reason passes, nothing else does."""
 
 from __future__ import annotations
 
 import json
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
+
+import pytest
 
 from consumer.local.pubsub import Deed, Line
 from consumer.local.pubsub.messages import Message
 from tests.faults.bucket import Stored
 from tests.faults.chaos import Disturbance
 from tests.faults.misbehaving import Exchange, Fault, Received
-from tests.faults.peers import DEAD, RESULTS, WORK
-from tests.faults.soak_evidence import Ended, Evidence
+from tests.faults.peers import DEAD, RESULTS, WORK, Peers, step
+from tests.faults.soak_evidence import Ended, Evidence, Witness
 from tests.faults.soak_windows import Account, Leg, Why
 
 A, B = 11, 22
@@ -233,11 +236,33 @@ def test_a_lost_lease_is_a_reason_to_publish_again_but_none_to_call_back_again()
     journals = called_twice_by_an_heir()
     journals.published(9.5)
     journals.published(14.5)
-    journals.lease_ended(9.8, "another message")
+    journals.lease_ended(9.8)  # because nobody kept it
     assert journals.reasons() == [(Leg.RESULT, None), (Leg.CALLBACK, None)]
 
-    journals.lease_ended(9.8)
+    journals.disturbances = [Disturbance("leases end", 9.8, 9.8)]
     assert journals.reasons() == [(Leg.RESULT, Why.LEASE), (Leg.CALLBACK, None)]
+
+
+def test_another_messages_lost_lease_is_none() -> None:
+    journals = Journals()
+    journals.claimed(A, 9.0)
+    journals.published(9.5)
+    journals.published(14.5)
+    journals.lease_ended(9.8, "another message")
+    journals.disturbances = [Disturbance("leases end", 9.8, 9.8)]
+
+    assert journals.reasons() == [(Leg.RESULT, None)]
+
+
+def test_a_worker_frozen_while_it_published_lost_its_lease_and_may_publish_again_itself() -> None:
+    journals = Journals()
+    journals.claimed(A, 9.0)
+    journals.frozen(A, 9.4, 14.0)
+    journals.lease_ended(13.0)
+    journals.published(14.1)
+    journals.published(14.9)
+
+    assert journals.reasons() == [(Leg.RESULT, Why.LEASE)]
 
 
 def test_a_result_whose_publish_was_answered_with_an_error_may_come_again() -> None:
@@ -284,3 +309,25 @@ def test_a_message_nobody_understands_has_no_claim_and_any_worker_may_have_had_i
 
     journals.killed(B, 10.05)
     assert journals.reasons() == [(Leg.LETTER, Why.LOST)]
+
+
+@pytest.mark.parametrize(
+    ("point", "how", "legs"),
+    [("called_back", {}, [Leg.CALLBACK, Leg.RESULT]), ("dead_lettered", {"how": "permanent"}, [Leg.LETTER])],
+)
+def test_the_account_of_a_real_crash_is_read_as_it_happened(
+    peers: Peers, point: str, how: dict[str, Any], legs: list[Leg]
+) -> None:
+    peers.send(step("work", **how))
+    dying = peers.worker(FAILPOINTS=f"{point}=kill")
+    witness = Witness(peers.workers)
+    peers.until(lambda: witness.look() or dying.pid in witness.ended, "its end", 60)
+    peers.worker()
+    peers.until_settled()
+
+    evidence = Evidence(
+        peers.journal.lines(), peers.bucket.writes, peers.backend.exchanges, [], [], witness.ended, []
+    )
+    assert sorted(evidence.account().counts()) == [(leg, Why.LOST) for leg in legs]
+    assert list(evidence.account().unexplained()) == []
+    assert len(list(replace(evidence, ended={}).account().unexplained())) == len(legs)
