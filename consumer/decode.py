@@ -12,17 +12,12 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from consumer.broker import Delivery
 from consumer.errors import MalformedMessage
 from consumer.jobs import Ids, Job, Source, result_id
+from consumer.message_problems import look_at_envelope, look_at_request, nesting_problems, unread
 from consumer.ops.tracing import trace_parent_of
-from consumer.pipeline.definition import (
-    MAX_SETTINGS_BYTES,
-    definition_problems,
-    limit_problems,
-    read_definition,
-    size_problems,
-)
-from consumer.pipeline.parameters import MAX_UNREAD
+from consumer.pipeline.definition import read_definition
+from consumer.pipeline.limits import MAX_SETTINGS_BYTES, limit_problems, size_problems
 from consumer.pipeline.problems import Problem, problems_of
-from consumer.presets import Presets, with_confidence
+from consumer.presets import OVERRIDE, Presets, override_problems, with_confidence
 from consumer.routes import Routes, is_our_own
 from contracts.base import Contract, JsonObject
 from contracts.dead_letter import replays_of
@@ -124,19 +119,8 @@ class Decoder:
         return Notified(notification)
 
     def _request(self, raw: JsonObject, delivery: Delivery) -> Job:
-        definition = raw.get("pipeline_definition")
-        problems = [
-            Problem(f"pipeline_definition.{problem.path}", problem.message)
-            for problem in limit_problems(definition)
-        ]
-        problems += size_problems(raw.get("settings"), "settings", MAX_SETTINGS_BYTES)
-        if problems:
-            raise MalformedMessage(problems)
-        _check_nesting(raw)
-        try:
-            request = ProcessingRequest.model_validate(raw)
-        except ValidationError as error:
-            raise MalformedMessage(definition_problems(error)) from error
+        request = _read_request(raw)
+        definition = raw["pipeline_definition"]
         ids = Ids(request.tenant_id, request.session_id, request.image_id)
         source = Source(*split_object_url(request.image_url))
         return Job(
@@ -149,24 +133,29 @@ class Decoder:
             pipeline_name=_text(request.settings.get("pipeline_name")),
             trace_parent=trace_parent_of(delivery.attributes),
             replay_count=replays_of(delivery.attributes),
-            warnings=_unread("", request.model_extra),
+            warnings=unread("", request.model_extra or (), ProcessingRequest),
         )
 
     def _named(self, raw: JsonObject, delivery: Delivery) -> Job:
         _check_nesting(raw)
+        problems: list[Problem] = []
+        preset, hint = self.presets.named(str(raw["pipeline"]))
+        options = _options(raw)
         try:
             request = NamedPipelineRequest.model_validate(raw)
         except ValidationError as error:
-            raise MalformedMessage(problems_of(error)) from error
-        preset, hint = self.presets.named(request.pipeline)
-        if preset is None:
-            raise MalformedMessage([Problem("pipeline", f"no preset is named {request.pipeline!r}; {hint}")])
+            request = None
+            problems += look_at_envelope(NamedPipelineRequest, raw).problems or problems_of(error)
+        if preset is None and "pipeline" not in {problem.path for problem in problems}:
+            problems.append(Problem("pipeline", f"no preset is named {raw['pipeline']!r}; {hint}"))
+        problems += override_problems(options)
+        if problems or request is None or preset is None:
+            raise MalformedMessage(problems)
         definition, content = preset.definition, preset.raw
-        options = {name: value for name, value in (request.options or {}).items() if value is not None}
-        if "confidence_override" in options:
-            changed = with_confidence(content, _fraction(options, "confidence_override"))
+        if OVERRIDE in options:
+            changed = with_confidence(content, options[OVERRIDE])
             if changed != content:
-                del options["confidence_override"]
+                del options[OVERRIDE]
             overridden, problems = read_definition(changed)
             if overridden is None:
                 raise MalformedMessage(problems)
@@ -183,7 +172,10 @@ class Decoder:
             pipeline_name=request.pipeline,
             trace_parent=trace_parent_of(delivery.attributes),
             replay_count=replays_of(delivery.attributes),
-            warnings=_unread("", request.model_extra) + _unread("options.", options),
+            warnings=(
+                *unread("", request.model_extra or (), NamedPipelineRequest),
+                *unread("options.", options),
+            ),
         )
 
 
@@ -225,20 +217,31 @@ def known_of(data: bytes) -> Known | None:
     return Known(Ids(whose.tenant_id, whose.session_id, whose.image_id), source, told)
 
 
-def _fraction(options: Mapping[str, JsonValue], name: str) -> float:
-    value = options[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        shown = str(value)[:80]
-        raise MalformedMessage([Problem(f"options.{name}", f"should be a number from 0 to 1, got {shown!r}")])
-    return value
+def _read_request(raw: JsonObject) -> ProcessingRequest:
+    """Return the request. What is right is read in one pass; only what is wrong is looked at again."""
+    _check_nesting(raw)
+    if not limit_problems(raw.get("pipeline_definition")) and not size_problems(
+        raw.get("settings"), "settings", MAX_SETTINGS_BYTES
+    ):
+        try:
+            return ProcessingRequest.model_validate(raw)
+        except ValidationError as error:
+            raise MalformedMessage([*look_at_request(raw).problems] or problems_of(error)) from error
+    raise MalformedMessage([*look_at_request(raw).problems])
+
+
+def _options(raw: JsonObject) -> dict[str, JsonValue]:
+    """Return the options that say something: null means unset."""
+    options = raw.get("options")
+    if not isinstance(options, dict):
+        return {}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_nesting(raw: JsonObject) -> None:
     """Refuse what can be read, but is too deep to be named in a problem or hashed into an identity."""
-    try:
-        orjson.dumps(raw)
-    except orjson.JSONEncodeError as error:
-        raise MalformedMessage([Problem("(message)", f"nested too deep: {str(error).lower()}")]) from error
+    if problems := nesting_problems(raw):
+        raise MalformedMessage(problems)
 
 
 def _json(data: bytes) -> JsonObject:
@@ -249,14 +252,6 @@ def _json(data: bytes) -> JsonObject:
     if not isinstance(raw, dict):
         raise MalformedMessage([Problem("(message)", f"expected a JSON object, got {type(raw).__name__}")])
     return raw
-
-
-def _unread(parent: str, unknown: Mapping[str, JsonValue] | None) -> tuple[str, ...]:
-    """Return a warning for each key that nothing reads; of very many, only for the first."""
-    names = sorted(unknown or {})
-    shown = tuple(f"{parent}{name[:80]}: unknown key, not read" for name in names[:MAX_UNREAD])
-    more = len(names) - len(shown)
-    return (*shown, f"{parent}...: {more} more unknown keys, not read") if more else shown
 
 
 def ids_of_photo(tenant: str, where: str, generation: int, metadata: Mapping[str, str]) -> Ids:

@@ -14,6 +14,8 @@ from consumer.pipeline.definition import read_definition
 from consumer.pipeline.problems import ROOT, Problem, nearest, problems_of
 from contracts.pipeline import PipelineDefinition
 
+OVERRIDE = "confidence_override"
+"""The option of an older message that is read."""
 _OLD_NAMES = {"estimation": "count"}
 """Steps of the older worker under the names they have now."""
 _SETTINGS: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -72,7 +74,7 @@ def parse_presets(content: object, where: str) -> Presets:
     found: dict[str, Preset] = {}
     problems = _settings_problems(settings)
     for name, steps in content["pipelines"].items():
-        raw: JsonValue = {"steps": [*map(_element, steps)] if isinstance(steps, list) else steps}
+        raw = as_definition(steps)
         definition, wrong = read_definition(raw)
         problems += [Problem(f"pipelines.{name}.{problem.path}", problem.message) for problem in wrong]
         if definition is not None:
@@ -82,7 +84,21 @@ def parse_presets(content: object, where: str) -> Presets:
     return Presets(found)
 
 
-def with_confidence(raw: JsonValue, confidence: float) -> JsonValue:
+def as_definition(steps: JsonValue) -> JsonValue:
+    """Return the definition of a preset's steps, of which each may be no more than a name."""
+    return {"steps": [*map(_element, steps)] if isinstance(steps, list) else steps}
+
+
+def override_problems(options: Mapping[str, JsonValue]) -> list[Problem]:
+    """Return what is wrong with `options.confidence_override`."""
+    value = options.get(OVERRIDE, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        shown = str(value)[:80]
+        return [Problem(f"options.{OVERRIDE}", f"should be a number from 0 to 1, got {shown!r}")]
+    return []
+
+
+def with_confidence(raw: JsonValue, confidence: JsonValue) -> JsonValue:
     """Return the definition with every detection's confidence set, as `options.confidence_override` asks."""
     if isinstance(raw, list):
         return [with_confidence(element, confidence) for element in raw]

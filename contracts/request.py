@@ -17,7 +17,8 @@ RESERVED_TENANTS = frozenset({"models", "results", "processed", "originals", "de
 """Names that are folders of ours, or would be read as one."""
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_OBJECT_URL = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/(?P<name>.+)", re.DOTALL)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_OBJECT_URL = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<name>.+)", re.DOTALL)
 
 
 def check_tenant_id(value: str) -> str:
@@ -36,6 +37,11 @@ def split_object_url(url: str) -> tuple[str, str]:
     match = _OBJECT_URL.fullmatch(url)
     if match is None:
         raise ValueError("expected gs://bucket/path/of/the/object")
+    if not _BUCKET.fullmatch(match["bucket"]):
+        raise ValueError(
+            f"{match['bucket'][:80]!r} cannot be a bucket's name: expected 3 to 222 lower-case letters, "
+            "digits, '.', '_' or '-', the first and the last a letter or digit"
+        )
     return match["bucket"], match["name"]
 
 

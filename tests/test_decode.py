@@ -157,6 +157,41 @@ class TestRequests:
         assert found["pipeline_definition.steps.0.retires"] == "unknown key; did you mean 'retries'?"
         assert found["pipeline_definition.steps.1.type"] == "unknown type 'grop'; did you mean 'group'?"
 
+    def test_neither_envelope_nor_limits_hide_what_is_wrong_with_the_pipeline(self) -> None:
+        wrong = {"steps": [{"type": "step", "name": "detection", "retires": 1}] * 513, "kind": 1}
+
+        found = problems(
+            {**REQUEST, "tenant_id": "x" * 65, "settings": {"a": "x" * 70_000}}
+            | {"pipeline_definition": wrong}
+        )
+
+        assert list(found)[:4] == [
+            "tenant_id",
+            "settings",
+            "pipeline_definition.steps",
+            "pipeline_definition.steps.0.retires",
+        ]
+
+    @pytest.mark.parametrize(
+        ("key", "misspelt"),
+        [("session_id", "sesion_id"), ("image_id", "imageId"), ("pipeline_definition", "pipeline_defintion")],
+    )
+    def test_a_misspelt_key_of_the_envelope_gets_the_nearest(self, key: str, misspelt: str) -> None:
+        assert problems({**without(key), misspelt: REQUEST[key]}) == {
+            misspelt: f"unknown key; did you mean {key!r}?"
+        }
+
+    def test_what_a_misspelt_key_holds_is_checked_at_its_place(self) -> None:
+        found = problems({**without("pipeline_definition"), "pipeline_definitions": {"steps": [7]}})
+
+        assert list(found) == ["pipeline_definitions", "pipeline_definitions.steps.0"]
+
+    def test_an_optional_key_that_is_misspelt_is_a_warning_with_a_hint(self) -> None:
+        assert job({**REQUEST, "setings": {}, "depot": "x"}).warnings == (
+            "depot: unknown key, not read",
+            "setings: unknown key, not read; did you mean 'settings'?",
+        )
+
     @pytest.mark.parametrize(
         ("data", "expected"),
         [
@@ -216,7 +251,7 @@ class TestRequests:
 
         assert len(found) == 101
         assert found["pipeline_definition.steps.99"].startswith("should be")
-        assert found["(root)"] == "400 more problems"
+        assert found["pipeline_definition"] == "more may be wrong than is named here"
 
     @pytest.mark.parametrize("name", ["x" * 100_000, "-eyJaaaaaaaa" * 9_000, "https://" * 12_000])
     def test_a_key_of_any_length_makes_no_long_problem(self, name: str) -> None:
@@ -234,9 +269,11 @@ class TestRequests:
             + b',"pipeline_definition":{"steps":%s}}' % steps
         )
 
-        assert problems(data) == {
-            "pipeline_definition.steps": "at least 300001 elements; at most 512 are allowed"
-        }
+        found = problems(data)
+
+        assert found["pipeline_definition.steps"] == "at least 300001 elements; at most 512 are allowed"
+        assert found["pipeline_definition"] == "more may be wrong than is named here"
+        assert len(found) == 102
 
     @pytest.mark.parametrize("depth", [250, 300, 900, 1020])
     @pytest.mark.parametrize("key", ["tenant_id", "settings", "pipeline_definition", "callback_url", "new"])
@@ -375,6 +412,18 @@ class TestNamedPipelines:
         }
 
         assert len(ids) == 3
+
+    def test_envelope_preset_and_options_hide_nothing_of_each_other(self) -> None:
+        found = problems(
+            {
+                **NAMED,
+                "tenant_id": "../u",
+                "pipeline": "DETECTON",
+                "options": {"confidence_override": 5},
+            }
+        )
+
+        assert list(found) == ["tenant_id", "pipeline", "options.confidence_override"]
 
     def test_its_other_fields_are_checked_as_a_requests_are(self) -> None:
         assert set(problems({**NAMED, "tenant_id": "models", "pipeline": 5, "image_url": None})) == {

@@ -102,21 +102,9 @@ class AllowedHosts:
             CallbackFailed: permanent, naming the host and the setting that allows it; never the url's path,
                 query or credentials, which may be secrets.
         """
-        try:
-            # As the client reads it: two readers might disagree on what the host is.
-            parts = read_url(url)
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise CallbackFailed(
-                "callback_url is no url: expected https://host[:port]/path", FailureClass.PERMANENT
-            ) from error
+        parts = check_url(url)
         host = parts.raw_host.decode("ascii").lower()
         port = _DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
-        if not is_host(host):
-            raise CallbackFailed(
-                "callback_url names no host: expected https://host[:port]/path", FailureClass.PERMANENT
-            )
-        if parts.userinfo:
-            raise CallbackFailed(f"callback_url for {host!r} carries credentials", FailureClass.PERMANENT)
         if not any(entry.fits(host, parts.scheme, port) for entry in self.entries):
             raise CallbackFailed(
                 f"callback_url {parts.scheme[:10]}://{host}:{port} is not allowed: CALLBACK_ALLOWED_HOSTS "
@@ -159,6 +147,34 @@ class AllowedHosts:
             return name in _METADATA_HOSTS or (is_here and not self.allow_loopback)
         reach = reach_of(address)
         return reach is Reach.NEVER or (reach is Reach.THIS_MACHINE and not self.allow_loopback)
+
+
+def check_url(url: str) -> httpx.URL:
+    """Return the parts of a callback's url, if any operator could allow it.
+
+    Raises:
+        CallbackFailed: permanent; see `AllowedHosts.check`.
+    """
+    try:
+        # As the client reads it: two readers might disagree on what the host is.
+        parts = read_url(url)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise CallbackFailed(
+            "callback_url is no url: expected https://host[:port]/path", FailureClass.PERMANENT
+        ) from error
+    host = parts.raw_host.decode("ascii").lower()
+    if not is_host(host):
+        raise CallbackFailed(
+            "callback_url names no host: expected https://host[:port]/path", FailureClass.PERMANENT
+        )
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise CallbackFailed(
+            f"callback_url {parts.scheme[:10]}://{host} is not allowed: expected https://",
+            FailureClass.PERMANENT,
+        )
+    if parts.userinfo:
+        raise CallbackFailed(f"callback_url for {host!r} carries credentials", FailureClass.PERMANENT)
+    return parts
 
 
 @lru_cache(maxsize=256)

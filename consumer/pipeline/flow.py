@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pipeline_steps.artifact import Artifact, Cumulative
+from pipeline_steps.artifacts import Segments
+from pipeline_steps.registry import Kinds, Step, StepRegistry
 
 GIVEN = -1
 """The origin of what exists before the first step."""
@@ -28,13 +30,18 @@ class Fact:
     """The origins of its subjects when it was written."""
     labels: frozenset[str] | None = None
     """The labels its things can have, where that is known."""
+    is_guess: bool = False
+    """Whether it is written by what could not be read, and so is only not impossible."""
+
+
+Writes = Mapping[type[Artifact], Fact]
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
     """The artifacts available at one place."""
 
-    facts: Mapping[type[Artifact], Fact] = field(default_factory=lambda: MappingProxyType({}))
+    facts: Writes = field(default_factory=lambda: MappingProxyType({}))
 
     def __contains__(self, kind: type[Artifact]) -> bool:
         return kind in self.facts
@@ -43,7 +50,18 @@ class Flow:
         """Return what is known of that artifact, if it is available."""
         return self.facts.get(kind)
 
-    def then(self, writes: Mapping[type[Artifact], Fact]) -> Flow:
+    @property
+    def labels(self) -> frozenset[str] | None:
+        """The labels that segments seen here can have; None when unknown."""
+        fact = self.facts.get(Segments)
+        return fact.labels if fact else None
+
+    def is_maybe(self, kind: type[Artifact]) -> bool:
+        """Tell whether that artifact is available, but may have been skipped."""
+        fact = self.facts.get(kind)
+        return fact is not None and fact.maybe
+
+    def then(self, writes: Writes) -> Flow:
         """Return what is available after these writes; one that may fail leaves the earlier one in place."""
         merged = dict(self.facts)
         for kind, fact in writes.items():
@@ -51,6 +69,20 @@ class Flow:
             stays = earlier is not None and (fact.maybe or issubclass(kind, Cumulative))
             merged[kind] = _either(earlier, fact) if earlier is not None and stays else fact
         return Flow(MappingProxyType(merged))
+
+    def lacks(self, kind: type[Artifact], who: str, steps: StepRegistry) -> Iterator[str]:
+        """Yield why `who` cannot read that artifact here."""
+        fact = self.facts.get(kind)
+        if fact is None:
+            writers = [step.name for step in steps if kind in step.writes]
+            hint = f" (steps that write it: {', '.join(writers)})" if writers else ""
+            yield f"{who} needs {kind.__name__}, which nothing before it writes{hint}"
+            return
+        for subject in self.stale_subjects(kind):
+            yield (
+                f"{who} needs {kind.__name__}, but those of {fact.path} speak of {subject.__name__} "
+                f"that {self.facts[subject].path} replaced"
+            )
 
     def stale_subjects(self, kind: type[Artifact]) -> Iterable[type[Artifact]]:
         """Return the subjects of an available artifact, if every one of them was replaced since."""
@@ -64,14 +96,41 @@ class Flow:
         ]
         return replaced if len(replaced) == len(fact.about) else ()
 
+    def written_by(self, step: Step, path: str, number: int, *, maybe: bool) -> dict[type[Artifact], Fact]:
+        """Return what a step writes here."""
+        origins = {kind: fact.origins for kind, fact in self.facts.items()}
+        for kind in step.writes:
+            if kind not in step.refines or kind not in origins:
+                origins[kind] = frozenset({number})
+        return {
+            kind: Fact(
+                path,
+                origins[kind],
+                maybe,
+                {subject: origins[subject] for subject in kind.subjects if subject in origins},
+            )
+            for kind in step.writes
+        }
 
-def joined(branches: Iterable[Mapping[type[Artifact], Fact]]) -> dict[type[Artifact], Fact]:
+
+def written_by_anything(steps: StepRegistry, path: str, number: int) -> Writes:
+    """Return what an element that could not be read may write: whatever there is."""
+    kinds: Kinds = frozenset(kind for step in steps for kind in (*step.writes, *step.reads.values()))
+    return {kind: Fact(path, frozenset({number}), is_guess=True) for kind in kinds}
+
+
+def joined(branches: Iterable[Writes]) -> dict[type[Artifact], Fact]:
     """Return what parallel branches write: certain where one of them writes it certainly."""
     result: dict[type[Artifact], Fact] = {}
     for branch in branches:
         for kind, fact in branch.items():
             result[kind] = _either(result[kind], fact) if kind in result else fact
     return result
+
+
+def doubtful(writes: Writes, *, maybe: bool) -> dict[type[Artifact], Fact]:
+    """Return the writes, left in doubt if `maybe`."""
+    return {kind: replace(fact, maybe=fact.maybe or maybe) for kind, fact in writes.items()}
 
 
 def _either(one: Fact, other: Fact) -> Fact:
@@ -87,4 +146,5 @@ def _either(one: Fact, other: Fact) -> Fact:
             for subject in {**one.about, **other.about}
         },
         labels=labels,
+        is_guess=one.is_guess and other.is_guess,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue, ValidationError
 
-from consumer.pipeline.problems import ROOT, Problem, nearest, problems_of
-from pipeline_steps.registry import Scope, Step, StepParams, StepRegistry, settings_read_by
+from consumer.pipeline.misread_parameters import SOME_NAME, read_again
+from consumer.pipeline.problems import ROOT, Problem, nearest
+from pipeline_steps.registry import Kinds, Scope, Step, StepParams, StepRegistry, settings_read_by
 
 MAX_UNREAD = 20
 """Keys that nothing reads and that a result names."""
@@ -24,13 +25,15 @@ class ParameterReader:
 
     settings: Mapping[str, JsonValue]
     """The message's, without those that are null: null means unset."""
+    noted: list[str] = field(default_factory=list)
+    """What steps warned of while they were read."""
 
     def read(
         self, step: Step, kwargs: Mapping[str, JsonValue], path: str, scope: Scope
-    ) -> tuple[StepParams | None, list[Problem]]:
+    ) -> tuple[tuple[StepParams, ...], list[Problem]]:
         """Return the parameters of the step at `path` and what is wrong with them.
 
-        They are None where they could not even be read.
+        Parameters that are right have one version; see `read_again` for others.
         """
         setting_of = {
             parameter: name
@@ -46,17 +49,15 @@ class ParameterReader:
 
         values = {**kwargs, **{parameter: self.settings[name] for parameter, name in setting_of.items()}}
         try:
-            params = step.params.model_validate(values)
-        except ValidationError as error:
-            problems = []
-            for problem in problems_of(error, {"": step.params.model_fields}):
-                parameter, dot, rest = problem.path.partition(".")
-                problems.append(Problem(f"{place(parameter)}{dot}{rest}", problem.message))
-            return None, problems
-        return params, [Problem(place(name), message) for name, message in params.problems(scope)]
+            versions: tuple[StepParams, ...] = (step.params.model_validate(values),)
+            self.noted.extend(f"{place(name)}: {said}" for name, said in versions[0].warnings())
+            return versions, [Problem(place(name), said) for name, said in versions[0].problems(scope)]
+        except ValidationError:
+            versions, problems = read_again(step.params, values, scope)
+            return versions, [_under(place, problem) for problem in problems]
 
     def warnings(self, steps: StepRegistry) -> list[str]:
-        """Return which settings nothing reads; of very many, only the first."""
+        """Return what steps warned of, and which settings nothing reads; of very many, only the first."""
         known = steps.known_settings()
         found = [
             f"settings.{name}: ignored: {why}"
@@ -69,4 +70,29 @@ class ParameterReader:
             for name in unread[:MAX_UNREAD]
         ]
         more = len(unread) - MAX_UNREAD
-        return [*found, f"settings: {more} more that no step reads"] if more > 0 else found
+        if more > 0:
+            found.append(f"settings: {more} more that no step reads")
+        return [*self.noted, *found]
+
+
+def common_needs(versions: tuple[StepParams, ...]) -> Kinds:
+    """Return the inputs that parameters need, whichever version of them was meant."""
+    needs = [params.needs() for params in versions]
+    return frozenset.intersection(*needs) if needs else frozenset()
+
+
+def possible_labels(versions: tuple[StepParams, ...], scope: Scope) -> frozenset[str] | None:
+    """Return the labels of the segments a step may write, whichever version was meant; None when unknown."""
+    found: frozenset[str] = frozenset()
+    for params in versions:
+        labels = params.segment_labels(scope)
+        if labels is None or SOME_NAME in labels:
+            return None
+        found |= labels
+    return found if versions else None
+
+
+def _under(place: Callable[[str], str], problem: Problem) -> Problem:
+    """Return the problem of a parameter at the parameter's place."""
+    parameter, dot, rest = problem.path.partition(".")
+    return Problem(f"{place(parameter)}{dot}{rest}", problem.message)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
 from pydantic import JsonValue
 
-from consumer.pipeline.definition import MAX_NODES
-from consumer.pipeline.flow import GIVEN, Fact, Flow, joined
+from consumer.pipeline.flow import GIVEN, Fact, Flow, Writes, doubtful, joined, written_by_anything
+from consumer.pipeline.limits import MAX_NODES
 from consumer.pipeline.nodes import Chain, Chord, Group, Map, Node, Pipeline, StepCall
-from consumer.pipeline.parameters import ParameterReader
-from consumer.pipeline.problems import MAX_PROBLEMS, ROOT, Problem, nearest
+from consumer.pipeline.parameters import ParameterReader, common_needs, possible_labels
+from consumer.pipeline.problems import MAX_PROBLEMS, ROOT, Problem, at, nearest, surely
+from consumer.pipeline.second_look import Unread
 from contracts.pipeline import (
     ChainDefinition,
     ChordDefinition,
@@ -26,19 +27,18 @@ from pipeline_steps.artifact import Artifact, Mergeable
 from pipeline_steps.artifacts import Crops, Detections, Image, Segments
 from pipeline_steps.context import MAX_MAP_DEPTH
 from pipeline_steps.models import ModelCatalogue
-from pipeline_steps.registry import Kinds, Scope, Step, StepRegistry
+from pipeline_steps.registry import Kinds, Scope, Step, StepParams, StepRegistry
 
 _OVER = {"segments": Segments, "crops": Crops, "detections": Detections}
-
-Writes = Mapping[type[Artifact], Fact]
 
 
 class InvalidPipeline(ValueError):
     """A pipeline that cannot run; `problems` lists every reason found."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], warnings: Iterable[str] = ()) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+        self.warnings = tuple(dict.fromkeys(warnings))
 
 
 def parse(
@@ -51,6 +51,8 @@ def parse(
     pipeline_timeout: float = 1800.0,
 ) -> Pipeline:
     """Turn a definition into a pipeline in which every step can run.
+
+    Of what is wrong every problem is told, and none that is only the consequence of another.
 
     Args:
         definition: what the message carries.
@@ -69,9 +71,8 @@ def parse(
     root, _ = parser.chain(definition, "", flow)
     parser.check_numbers()
     if parser.problems:
-        raise InvalidPipeline(list(parser.problems))
-    warnings = [*parser.parameters.warnings(steps), *parser.warnings]
-    return Pipeline(root, tuple(dict.fromkeys(warnings)), frozenset(parser.used))
+        raise InvalidPipeline(list(parser.problems), parser.all_warnings())
+    return Pipeline(root, tuple(dict.fromkeys(parser.all_warnings())), frozenset(parser.used))
 
 
 class _Parser:
@@ -92,6 +93,10 @@ class _Parser:
         self._map_depth = 0
         self._numbers = 0
 
+    def all_warnings(self) -> list[str]:
+        """Return what is odd about the settings, then about the elements."""
+        return [*self.parameters.warnings(self.steps), *self.warnings]
+
     def check_numbers(self) -> None:
         """Refuse more calls than identities have room for: what was built in Python was never measured."""
         if self._numbers > MAX_NODES:
@@ -102,9 +107,9 @@ class _Parser:
         children: list[Node] = []
         written: Writes = {}
         if not definition.steps:
-            self.warnings.append(f"{_at(path, 'steps')}: empty, so nothing runs here")
+            self.warnings.append(f"{at(path, 'steps')}: empty, so nothing runs here")
         for i, element in enumerate(definition.steps):
-            node, writes = self.element(element, _at(path, f"steps.{i}"), flow.then(written))
+            node, writes = self.element(element, at(path, f"steps.{i}"), flow.then(written))
             written = Flow(written).then(writes).facts
             if node is not None:
                 children.append(node)
@@ -135,6 +140,8 @@ class _Parser:
         for i, element in enumerate(definition.steps):
             node, writes = self.element(element, f"{path}.steps.{i}", flow)
             for kind, fact in writes.items():
+                if fact.is_guess:
+                    continue
                 if kind in written and not issubclass(kind, Mergeable):
                     self._problem(
                         path,
@@ -146,36 +153,41 @@ class _Parser:
             if node is not None:
                 branches.append(node)
         group = Group(tuple(branches), path, definition.on_error, definition.min_success)
-        return group, _maybe(joined(writes_of), definition.on_error == "skip" and definition.min_success < 1)
+        maybe = definition.on_error == "skip" and definition.min_success < 1
+        return group, doubtful(joined(writes_of), maybe=maybe)
 
-    def _chord(self, definition: ChordDefinition, path: str, flow: Flow) -> tuple[Chord, Writes]:
-        group, gathered = self._group(definition.group, f"{path}.group", flow)
-        if definition.callback is None:
-            return Chord(group, None), gathered
-        callback, writes = self._step(definition.callback, f"{path}.callback", flow.then(gathered))
-        return Chord(group, callback), Flow(gathered).then(writes).facts
+    def _chord(self, definition: ChordDefinition, path: str, flow: Flow) -> tuple[Chord | None, Writes]:
+        # Of a wrong chord the second look may have made something else of either, to be checked as that.
+        group, gathered = self.element(definition.group, f"{path}.group", flow)
+        callback, writes = None, gathered
+        if definition.callback is not None:
+            callback, own = self.element(definition.callback, f"{path}.callback", flow.then(gathered))
+            writes = Flow(gathered).then(own).facts
+        if not isinstance(group, Group) or not isinstance(callback, StepCall | None):
+            return None, writes
+        return Chord(group, callback), writes
 
     def _map(self, definition: MapDefinition, path: str, flow: Flow) -> tuple[Map | None, Writes]:
-        over = _OVER[definition.over]
+        over = _OVER.get(definition.over)  # None: it could not be read
         who = f"map over {definition.over!r}"
-        self._check_input(over, path, flow, who)
-        if over is not Crops:
+        if over is not None:
+            self._check_input(over, path, flow, who)
+        if over is not None and over is not Crops:
             self._check_input(Image, path, flow, who)
         if self._map_depth == MAX_MAP_DEPTH:
             self._problem(path, f"maps are nested more than {MAX_MAP_DEPTH} deep")
-            return None, {}
         self._map_depth += 1
         item = Fact(path, frozenset({self._next_number()}))
         body, writes = self.element(definition.body, f"{path}.body", flow.then({Image: item}))
         self._map_depth -= 1
         for kind, fact in writes.items():
-            if not issubclass(kind, Mergeable):
+            if not issubclass(kind, Mergeable) and not fact.is_guess:
                 self._problem(
                     fact.path, f"writes {kind.__name__}, of which there can be only one; not inside a map"
                 )
         skippable = definition.on_error == "skip" and definition.min_success < 1
-        writes = _maybe(writes, skippable or _is_maybe(flow, over))
-        if body is None:
+        writes = doubtful(writes, maybe=skippable or over is None or flow.is_maybe(over))
+        if body is None or over is None:
             return None, writes
         node = Map(
             over,
@@ -194,29 +206,28 @@ class _Parser:
                 f"{path}: {definition.name} is ignored: {self.steps.ignored[definition.name]}"
             )
             return None, {}
-        if definition.name not in self.steps:
-            hint = nearest(definition.name, self.steps.names())
-            self._problem(f"{path}.name", f"no step is named {definition.name!r}; {hint}")
-            return None, {}
-        step = self.steps[definition.name]
         number = self._next_number()
-        scope = Scope(self.models, self._map_depth > 0, _labels(flow), self.used)
-        params, problems = self.parameters.read(step, definition.kwargs, path, scope)
-        self._found(*problems)
-        needs = step.requires | (params.needs() if params else frozenset())
+        step = self._named(definition.name, path)
+        if step is None:
+            return None, written_by_anything(self.steps, path, number)
+        scope = Scope(self.models, self._map_depth > 0, flow.labels, self.used)
+        versions: tuple[StepParams, ...] = ()
+        if not isinstance(definition, Unread):
+            versions, problems = self.parameters.read(step, definition.kwargs, path, scope)
+            self._found(*problems)
+        needs = step.requires | common_needs(versions)
         for kind in sorted(needs, key=lambda kind: kind.__name__):
             self._check_input(kind, path, flow, step.name)
         self._check_time(definition, path)
-        maybe = definition.on_error == "skip" or any(_is_maybe(flow, kind) for kind in needs)
-        writes = self._writes(step, path, number, flow, maybe=maybe)
-        if params is None:
-            return None, writes
+        maybe = definition.on_error == "skip" or any(map(flow.is_maybe, needs))
+        writes = flow.written_by(step, path, number, maybe=maybe)
         if Segments in writes:
-            labels = params.segment_labels(scope)
-            writes[Segments] = replace(writes[Segments], labels=labels)
+            writes[Segments] = replace(writes[Segments], labels=possible_labels(versions, scope))
+        if not versions:
+            return None, writes
         call = StepCall(
             step,
-            params,
+            versions[0],
             path,
             number,
             needs,
@@ -227,20 +238,20 @@ class _Parser:
         )
         return call, writes
 
+    def _named(self, name: str, path: str) -> Step | None:
+        """Return the step of that name; of a misspelt one, the step that was surely meant."""
+        if name in self.steps:
+            return self.steps[name]
+        if not name:
+            return None  # it could not be read, and that was told
+        known = self.steps.names()
+        self._problem(f"{path}.name", f"no step is named {name!r}; {nearest(name, known)}")
+        meant = surely(name, known)
+        return None if meant is None else self.steps[meant]
+
     def _check_input(self, kind: type[Artifact], path: str, flow: Flow, who: str) -> None:
-        fact = flow.get(kind)
-        if fact is None:
-            writers = [step.name for step in self.steps if kind in step.writes]
-            hint = f" (steps that write it: {', '.join(writers)})" if writers else ""
-            self._problem(path, f"{who} needs {kind.__name__}, which nothing before it writes{hint}")
-            return
-        for subject in flow.stale_subjects(kind):
-            replaced_by = flow.facts[subject].path
-            self._problem(
-                path,
-                f"{who} needs {kind.__name__}, but those of {fact.path} speak of {subject.__name__} "
-                f"that {replaced_by} replaced",
-            )
+        for message in flow.lacks(kind, who, self.steps):
+            self._problem(path, message)
 
     def _check_time(self, definition: StepDefinition, path: str) -> None:
         worst = (definition.timeout_s or 0) * (definition.retries + 1)
@@ -250,23 +261,6 @@ class _Parser:
                 f"{definition.timeout_s:g} s, tried {definition.retries + 1} times, is longer than the "
                 f"whole pipeline may take ({self.pipeline_timeout:g} s)",
             )
-
-    def _writes(
-        self, step: Step, path: str, number: int, flow: Flow, *, maybe: bool
-    ) -> dict[type[Artifact], Fact]:
-        origins = {kind: fact.origins for kind, fact in flow.facts.items()}
-        for kind in step.writes:
-            if kind not in step.refines or kind not in origins:
-                origins[kind] = frozenset({number})
-        return {
-            kind: Fact(
-                path,
-                origins[kind],
-                maybe,
-                {subject: origins[subject] for subject in kind.subjects if subject in origins},
-            )
-            for kind in step.writes
-        }
 
     def _next_number(self) -> int:
         self._numbers += 1
@@ -279,22 +273,5 @@ class _Parser:
         self.problems.update(dict.fromkeys(problems))
         if len(self.problems) > MAX_PROBLEMS:  # one long setting may be wrong anew for each of 512 steps
             named = list(self.problems)[:MAX_PROBLEMS]
-            raise InvalidPipeline([*named, Problem(ROOT, "more is wrong than is named here")])
-
-
-def _labels(flow: Flow) -> frozenset[str] | None:
-    fact = flow.get(Segments)
-    return fact.labels if fact else None
-
-
-def _is_maybe(flow: Flow, kind: type[Artifact]) -> bool:
-    fact = flow.get(kind)
-    return fact is not None and fact.maybe
-
-
-def _maybe(writes: Writes, maybe: bool) -> dict[type[Artifact], Fact]:
-    return {kind: replace(fact, maybe=fact.maybe or maybe) for kind, fact in writes.items()}
-
-
-def _at(path: str, place: str) -> str:
-    return f"{path}.{place}" if path else place
+            more = Problem(ROOT, "more is wrong than is named here")
+            raise InvalidPipeline([*named, more], self.all_warnings())

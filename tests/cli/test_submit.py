@@ -112,14 +112,14 @@ def test_options_tell_what_the_environment_does_not(broker: EmbeddedPubSub, defi
 def test_a_wrong_pipeline_is_not_sent(broker: EmbeddedPubSub, tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_text(
         json.dumps(
-            {"steps": [{"type": "step", "name": "detecton"}, {"type": "step", "name": "size_calculator"}]}
+            {"steps": [{"type": "step", "name": "segmentaton"}, {"type": "step", "name": "size_calculator"}]}
         )
     )
     done = submit(tmp_path / "wrong.json", **configured(broker))
 
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()
-    assert first.startswith("pipeline_definition.steps.0.name: no step is named 'detecton'; did you mean")
+    assert first.startswith("pipeline_definition.steps.0.name: no step is named 'segmentaton'; did you mean")
     assert second.startswith("pipeline_definition.steps.1: size_calculator needs Detections")
     assert broker.backlog(SUBSCRIPTION) == 0
 
@@ -130,6 +130,7 @@ def test_a_wrong_pipeline_is_not_sent(broker: EmbeddedPubSub, tmp_path: Path) ->
         ({"tenant": "no/slash"}, "tenant_id"),
         ({"tenant": "models"}, "tenant_id"),
         ({"image": "https://elsewhere/1.jpg"}, "image_url"),
+        ({"image": "gs://photos/acme/../other/x.jpg"}, "image_url"),
     ],
 )
 def test_wrong_options_are_told_by_their_place_in_the_message(

@@ -52,7 +52,9 @@ def validate(file: Path | str, *options: str, stdin: bytes = b"") -> Result:
 
 
 def problems_in(result: Result) -> dict[str, str]:
-    return dict(line.split(": ", 1) for line in result.stderr.splitlines())
+    """Return the problem at each path; warnings are told beside them."""
+    told = (line.split(": ", 1) for line in result.stderr.splitlines() if not line.startswith("warning: "))
+    return dict(told)
 
 
 def written(folder: Path, content: Any) -> Path:
@@ -128,30 +130,20 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(tmp_path: Path, mo
 
     found = problems_in(result)
     assert result.exit_code == 2
-    assert found.keys() == {"steps.5.type"}
+    assert list(found) == [
+        "steps.5.type",
+        "steps.0.name",
+        "steps.1.kwargs.confidance",
+        "steps.2.kwargs.confidence",
+        "steps.3.kwargs.model",
+        "steps.4",
+    ]
     assert "did you mean 'step'?" in found["steps.5.type"]
-
-
-def test_a_pipeline_whose_shape_is_right_is_checked_against_the_steps(tmp_path: Path, models: Path) -> None:
-    file = written(
-        tmp_path,
-        {
-            "steps": [
-                {"type": "step", "name": "detecton"},
-                {"type": "step", "name": "detection", "kwargs": {"confidance": 0.5}},
-                {"type": "step", "name": "detection", "kwargs": {"confidence": 7}},
-                {"type": "step", "name": "detection", "kwargs": {"model": "plant"}},
-                {"type": "step", "name": "segment_filter"},
-            ]
-        },
-    )
-    found = problems_in(validate(file, "--model-path", str(models)))
-
     assert "did you mean 'detection'?" in found["steps.0.name"]
     assert "did you mean 'confidence'?" in found["steps.1.kwargs.confidance"]
-    assert "1" in found["steps.2.kwargs.confidence"]
-    assert "plants" in found["steps.3.kwargs.model"]
-    assert "segmentation" in found["steps.4"]
+    assert "less than or equal to 1" in found["steps.2.kwargs.confidence"]
+    assert "Did you mean 'plants'?" in found["steps.3.kwargs.model"]
+    assert "segment_filter needs Segments" in found["steps.4"]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +179,100 @@ def test_what_a_file_says_is_never_taken_for_markup_or_orders_to_the_terminal(tm
     assert "steps.0.kwargs.a\\x1b[31mb: unknown key" in result.stderr
     assert "\x1b" not in result.stderr
     assert len(result.stderr.splitlines()) == 4
+
+
+REQUEST = {
+    "tenant_id": "acme",
+    "session_id": "550e8400-e29b-41d4-a716-446655440000",
+    "image_id": "660e8400-e29b-41d4-a716-446655440001",
+    "image_url": "gs://photos/acme/originals/1.jpg",
+    "pipeline_definition": {"steps": [{"type": "step", "name": "count"}]},
+}
+
+
+def told(folder: Path, content: Any, *options: str) -> dict[str, str]:
+    return problems_in(validate(written(folder, content), *options))
+
+
+def test_grammar_hides_neither_names_nor_parameters_nor_data_flow(tmp_path: Path) -> None:
+    steps = [
+        {"type": "step", "name": "detectoin"},
+        {"type": "step", "name": "count", "kwarg": {"confidence": 0.5}},
+        {"type": "step", "name": "size_calculator", "kwargs": {"mod": "band"}},
+        {"type": "step", "name": "segment_filter"},
+    ]
+
+    assert list(told(tmp_path, {"steps": steps})) == [
+        "steps.1.kwarg",
+        "steps.0.name",
+        "steps.2.kwargs.mod",
+        "steps.3",
+    ]
+
+
+def test_the_envelope_hides_nothing_of_the_pipeline(tmp_path: Path) -> None:
+    steps = [{"type": "step", "name": "nope"}, {"type": "step", "name": "count", "retires": 1}]
+    request = {**REQUEST, "tenant_id": "x" * 65, "pipeline_definition": {"steps": steps}}
+
+    assert list(told(tmp_path, request)) == [
+        "tenant_id",
+        "pipeline_definition.steps.1.retires",
+        "pipeline_definition.steps.0.name",
+    ]
+
+
+def test_one_wrong_value_hides_nothing_else_of_its_step(tmp_path: Path, models: Path) -> None:
+    steps = [
+        {
+            "type": "step",
+            "name": "detection",
+            "kwargs": {"confidence": "x", "model": "plant", "segment_type": "segmento"},
+        },
+        {"type": "step", "name": "detection", "kwargs": {"confidence": "x", "classes": ["plnt"]}},
+        {"type": "step", "name": "segmentation"},
+        {"type": "step", "name": "segment_filter"},
+        {"type": "step", "name": "detection", "kwargs": {"segment_type": "segmentoo"}},
+    ]
+    content = {"pipeline_definition": {"steps": steps}, "settings": {"segment_filter_type": "largest"}}
+
+    assert told(tmp_path, content, "--model-path", str(models)).keys() == {
+        "pipeline_definition.steps.0.kwargs.confidence",
+        "pipeline_definition.steps.0.kwargs.model",
+        "pipeline_definition.steps.0",
+        "pipeline_definition.steps.1.kwargs.confidence",
+        "pipeline_definition.steps.1.kwargs.classes",
+        "settings.segment_filter_type",
+        "pipeline_definition.steps.4.kwargs.segment_type",
+    }
+
+
+def test_warnings_are_told_beside_problems(tmp_path: Path) -> None:
+    wrong = {**REQUEST, "tenant_id": "models", "setings": {}, "settings": {"colour": "red"}}
+
+    report = json.loads(validate(written(tmp_path, wrong), "--json").stdout)
+
+    assert [problem["path"] for problem in report["problems"]] == ["tenant_id"]
+    assert [warning.partition(":")[0] for warning in report["warnings"]] == ["setings", "settings.colour"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "words"),
+    [
+        ({"image_url": "gs://photos/acme/../other/x.jpg"}, "image_url", "has an empty, '.' or '..' segment"),
+        ({"image_url": "gs://photos/acme//x.jpg"}, "image_url", "has an empty, '.' or '..' segment"),
+        ({"image_url": "gs://Photos/acme/x.jpg"}, "image_url", "'Photos' cannot be a bucket's name"),
+        ({"callback_url": "ftp://evil"}, "callback_url", "expected https://"),
+        ({"callback_url": "backend/results"}, "callback_url", "names no host"),
+        ({"callback_url": "https://me:secret@backend.example/"}, "callback_url", "carries credentials"),
+    ],
+)
+def test_what_every_worker_refuses_is_a_problem(
+    tmp_path: Path, changes: dict[str, str], path: str, words: str
+) -> None:
+    found = told(tmp_path, {**REQUEST, **changes})
+
+    assert list(found) == [path]
+    assert words in found[path]
 
 
 # ---------------------------------------------------------------------------- where it reads from

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.pipeline.definition import MAX_BYTES, MAX_DEPTH, MAX_NODES, read_definition
+from consumer.pipeline.definition import read_definition
+from consumer.pipeline.limits import MAX_BYTES, MAX_DEPTH, MAX_NODES
+from consumer.pipeline.second_look import look_again
 from contracts.pipeline import PipelineDefinition
 
 STEP = {"type": "step", "name": "find"}
@@ -159,11 +161,85 @@ class TestGrammar:
             "steps.0.group.type"
         ]
         assert places({"steps": [{"type": "chord", "group": group, "callback": group}]}) == [
-            "steps.0.callback.type",
-            "steps.0.callback.name",
-            "steps.0.callback.steps",
+            "steps.0.callback.type"
         ]
         assert problems({"steps": [{"type": "chord"}]}) == [("steps.0.group", "required, but missing")]
+
+    @pytest.mark.parametrize(
+        ("raw", "problem"),
+        [
+            (
+                {"steps": [{**STEP, "step": 1}]},
+                ("steps.0.step", "known: id, kwargs, name, on_error, retries, timeout_s, type"),
+            ),
+            ({"steps": [], "foo": 1}, ("foo", "known: steps, type")),
+            (
+                {"steps": [{"type": "chord", "group": {"steps": [], "min_succes": 1}}]},
+                ("steps.0.group.min_succes", "did you mean 'min_success'?"),
+            ),
+            (
+                {"steps": [{"type": "map", "over": "crops", "body": STEP, "callback": STEP}]},
+                ("steps.0.callback", "known: body, max_concurrency, min_success, on_error, over, type"),
+            ),
+        ],
+    )
+    def test_a_hint_names_only_keys_of_that_kind_of_element(
+        self, raw: object, problem: tuple[str, str]
+    ) -> None:
+        path, hint = problem
+
+        assert problems(raw) == [(path, f"unknown key; {hint}")]
+
+    def test_a_misspelt_key_is_taken_for_the_nearest_so_that_nothing_is_missing(self) -> None:
+        raw = {
+            "stepss": [
+                {"type": "step", "nme": "find", "kwarg": [], "retrys": 99},
+                {"typ": "map", "ovr": "crops", "bdy": {**STEP, "timeout": -1}},
+                {"type": "chord", "grup": {"stps": [{**STEP, "id": 5}]}, "calback": 7},
+            ]
+        }
+
+        assert sorted(places(raw)) == [
+            "stepss",
+            "stepss.0.kwarg",
+            "stepss.0.kwarg",
+            "stepss.0.nme",
+            "stepss.0.retrys",
+            "stepss.0.retrys",
+            "stepss.1.bdy",
+            "stepss.1.bdy.timeout",
+            "stepss.1.bdy.timeout",
+            "stepss.1.ovr",
+            "stepss.1.typ",
+            "stepss.2.calback",
+            "stepss.2.calback",
+            "stepss.2.grup",
+            "stepss.2.grup.stps",
+            "stepss.2.grup.stps.0.id",
+        ]
+
+    def test_of_an_element_whose_type_is_wrong_the_rest_is_checked_as_what_its_keys_say(self) -> None:
+        raw = {
+            "steps": [
+                {"type": "stap", "name": "find", "retries": 99},
+                {"name": "find", "kwags": {}},
+                {"type": "loop", "over": "beds", "body": {"type": "gruop", "steps": [7]}},
+                {"type": "chord", "group": {"type": "chain", "steps": [{"type": "step"}]}},
+            ]
+        }
+
+        assert sorted(places(raw)) == [
+            "steps.0.retries",
+            "steps.0.type",
+            "steps.1.kwags",
+            "steps.1.type",
+            "steps.2.body.steps.0",
+            "steps.2.body.type",
+            "steps.2.over",
+            "steps.2.type",
+            "steps.3.group.steps.0.name",
+            "steps.3.group.type",
+        ]
 
     def test_every_problem_is_told_at_once(self) -> None:
         raw = {"kind": "chain", "steps": [{"type": "step"}, {"type": "stp"}, {**STEP, "retries": "x"}, 7]}
@@ -172,6 +248,13 @@ class TestGrammar:
 
 
 class TestLimits:
+    def test_a_limit_hides_no_problem_of_what_lies_within_it(self) -> None:
+        deep, many = chains(MAX_DEPTH + 1), {"steps": [STEP] * (MAX_NODES + 1)}
+        large = {"steps": [{**STEP, "kwargs": {"label": "x" * MAX_BYTES}}]}
+
+        for raw in (deep, many, large):
+            assert sorted(places({**raw, "kind": 1})) == ["kind", "steps"]
+
     def test_elements_may_nest_up_to_the_limit(self) -> None:
         assert problems(chains(MAX_DEPTH)) == []
         assert problems(chains(MAX_DEPTH + 1)) == [("steps", "elements are nested more than 32 deep")]
@@ -275,6 +358,7 @@ ELEMENTS = st.recursive(
 def test_whatever_comes_is_a_definition_or_a_list_of_problems(raw: object) -> None:
     definition, found = read_definition(raw)
 
+    assert (look_again(raw).problems == []) == (definition is not None)
     if definition is None:
         assert found
         assert all(problem.path and problem.message for problem in found)

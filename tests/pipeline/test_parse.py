@@ -71,7 +71,7 @@ class TestNames:
     def test_all_kinds_of_problems_are_told_at_once(self, toys: Toys) -> None:
         found = places(
             toys,
-            step("nope"),
+            step("regoins"),
             step("find", n="many", colour="red"),
             step("needs_sizes"),
             step("find", timeout_s=1000, retries=3),
@@ -88,10 +88,78 @@ class TestNames:
         ]
 
 
+class TestConsequences:
+    """One mistake is one problem, and hides no other."""
+
+    def test_what_an_unknown_step_would_have_written_is_not_missed(self, toys: Toys) -> None:
+        assert places(toys, step("nope"), step("sizes"), step("keep"), step("needs_sizes")) == [
+            "steps.0.name"
+        ]
+        assert places(toys, map_("segments", step("nope")), step("sizes")) == ["steps.0", "steps.0.body.name"]
+        assert places(toys, step("draw"), group(step("draw"), step("nope"))) == ["steps.1.steps.1.name"]
+
+    def test_a_misspelt_step_is_checked_as_the_one_that_was_meant(self, toys: Toys) -> None:
+        misspelt = step("regoins", label="tray", n=-1)
+
+        assert places(toys, misspelt, step("find", segment_type="bed"), step("needs_sizes")) == [
+            "steps.0.name",
+            "steps.0.kwargs.n",
+            "steps.1.kwargs.segment_type",
+            "steps.2",
+        ]
+
+    def test_a_wrong_kwarg_hides_neither_the_others_nor_what_they_need(self, toys: Toys) -> None:
+        wrong = step("find", n="many", label="forbidden", segment_type="bed")
+
+        assert places(toys, wrong) == ["steps.0.kwargs.n", "steps.0.kwargs.label", "steps.0"]
+
+    def test_a_wrong_setting_hides_no_problem_of_its_readers(self, toys: Toys) -> None:
+        elements = (step("regions", label="tray"), step("find", segment_type="bed"))
+
+        assert places(toys, *elements, settings={"find_n": "many"}) == [
+            "settings.find_n",
+            "steps.1.kwargs.segment_type",
+        ]
+
+    def test_what_only_a_default_makes_wrong_is_no_problem_of_its_own(self, toys: Toys) -> None:
+        body = step("upload", name=5)
+
+        assert places(toys, step("regions"), map_("segments", body)) == ["steps.1.body.kwargs.name"]
+        assert places(toys, step("regions", label=5), step("find", segment_type="tray")) == [
+            "steps.0.kwargs.label"
+        ]
+
+    def test_a_misspelt_kwarg_counts_as_what_was_meant(self, toys: Toys) -> None:
+        body = step("upload", nme="{item}")
+
+        assert places(toys, step("regions", lable="tray"), step("find", segment_type="bed")) == [
+            "steps.0.kwargs.lable",
+            "steps.1.kwargs.segment_type",
+        ]
+        assert places(toys, step("regions"), map_("segments", body)) == ["steps.1.body.kwargs.nme"]
+
+    def test_maps_nested_too_deep_are_looked_into(self, toys: Toys) -> None:
+        body = map_("segments", map_("segments", map_("segments", map_("segments", step("nope")))))
+
+        assert places(toys, step("regions"), body, step("sizes")) == [
+            "steps.1.body.body",
+            "steps.1.body.body.body.body.name",
+        ]
+
+    def test_warnings_are_told_beside_problems(self, toys: Toys) -> None:
+        with pytest.raises(InvalidPipeline) as refused:
+            parse(pipeline(step("nope"), group()), toys.steps, settings={"find_m": 1})
+
+        assert refused.value.warnings == (
+            "settings.find_m: no step reads it; did you mean 'find_n'?",
+            "steps.1.steps: empty, so nothing runs here",
+        )
+
+
 class TestKwargs:
     def test_an_unknown_kwarg_is_named_with_the_nearest_known_one(self, toys: Toys) -> None:
-        assert problems(toys, step("find", segment_tipe="bed")) == [
-            ("steps.0.kwargs.segment_tipe", "unknown key; did you mean 'segment_type'?")
+        assert problems(toys, step("regions"), step("find", segment_tipe="bed")) == [
+            ("steps.1.kwargs.segment_tipe", "unknown key; did you mean 'segment_type'?")
         ]
 
     def test_a_step_without_parameters_takes_no_kwargs(self, toys: Toys) -> None:
