@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
+from consumer.pipeline.parse import parse
+from contracts.builders import pipeline, step
 from pipeline_steps.artifacts import Crops, Image, Segments
 from pipeline_steps.findings.segment_filter import SegmentFilterParams, filter_segments
-from pipeline_steps.registry import settings_read_by
+from pipeline_steps.registry import load_steps, settings_read_by
 from tests.pipeline_steps.fakes import context, segments_of
 
 PICTURE = Image(np.zeros((200, 300, 3), np.uint8))
@@ -44,6 +47,45 @@ def test_the_largest_of_each_listed_class_stays_and_all_others() -> None:
 
 def test_without_classes_nothing_is_filtered() -> None:
     assert kept(segment_filter_type="largest_by_class") == [101, 102, 103, 104, 105]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"segment_filter_type": "largest_by_class"},
+            "settings.segment_filter_type: nothing is filtered: `segment_filter_classes` names no class",
+        ),
+        (
+            {"segment_filter_type": "largest_by_class", "segment_filter_classes": []},
+            "settings.segment_filter_type: nothing is filtered: `segment_filter_classes` names no class",
+        ),
+        (
+            {"segment_filter_classes": "cajon"},
+            "settings.segment_filter_classes: nothing is filtered: `segment_filter_type` is not set",
+        ),
+        ({"segment_filter_type": "largest_by_class", "segment_filter_classes": "cajon"}, None),
+        ({"segment_filter_type": "largest_claro"}, None),
+        ({}, None),
+    ],
+)
+def test_half_a_filter_filters_nothing_and_the_result_says_so(
+    settings: dict[str, JsonValue], said: str | None
+) -> None:
+    twice = pipeline(step("segmentation"), step("segment_filter"), step("segment_filter"))
+
+    parsed = parse(twice, load_steps(plugins=False), settings=settings)
+
+    assert parsed.warnings == (() if said is None else (said,))
+
+
+def test_half_a_filter_among_the_kwargs_is_named_by_its_path() -> None:
+    half = step("segment_filter", segment_filter_type="largest_by_class")
+
+    parsed = parse(pipeline(step("segmentation"), half), load_steps(plugins=False))
+
+    (said,) = parsed.warnings
+    assert said.startswith("steps.1.kwargs.segment_filter_type: nothing is filtered")
 
 
 def test_a_class_that_no_segment_has_changes_nothing() -> None:
