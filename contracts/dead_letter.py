@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from contracts.attributes import AttributesContract
 from contracts.base import Contract
 
 PREFIX = "mlworker-"
@@ -14,8 +15,15 @@ REPLAY_COUNT = f"{PREFIX}replay-count"
 """The attribute that tells how often a message was replayed; a replay itself has it too."""
 
 
-class DeadLetterAttributes(Contract):
-    """Why a message was given up; each field travels as the attribute `mlworker-<name>`, in text."""
+def attribute_of(field: str) -> str:
+    """Return the attribute that carries a field of `DeadLetterAttributes`."""
+    return f"{PREFIX}{field.replace('_', '-')}"
+
+
+class DeadLetterAttributes(AttributesContract):
+    """Why a message was given up: attributes beside the original message's own."""
+
+    model_config = ConfigDict(alias_generator=attribute_of)
 
     error_code: str
     error_class: str

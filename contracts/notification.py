@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import ConfigDict, Field
 
-from contracts.base import Contract
+from contracts.attributes import AttributesContract
 
 
 class EventType(StrEnum):
@@ -19,10 +19,10 @@ class EventType(StrEnum):
     INITIALIZE = "OBJECT_INITIALIZE"
 
 
-class StorageNotification(Contract):
+class StorageNotification(AttributesContract):
     """The attributes of a Cloud Storage notification; its body is optional and not needed."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore")
 
     event_type: str = Field(alias="eventType", min_length=1)
     bucket: str = Field(alias="bucketId", min_length=3, max_length=222)

@@ -74,7 +74,8 @@ class MapDefinition(Contract):
 
 ElementDefinition: TypeAlias = Annotated[
     StepDefinition | ChainDefinition | GroupDefinition | ChordDefinition | MapDefinition,
-    Field(discriminator="type"),
+    # The type tells which; only where no other kind may stand, as in a chord, it may be left out.
+    Field(discriminator="type", json_schema_extra={"required": ["type"]}),
 ]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic.config import JsonDict
 
 from contracts.base import Contract
 from contracts.pipeline import PipelineDefinition
@@ -18,6 +20,7 @@ RESERVED_TENANTS = frozenset({"models", "results", "processed", "originals", "de
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _OBJECT_URL = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<name>.+)", re.DOTALL)
 
 
@@ -50,19 +53,35 @@ def _check_object_url(url: str) -> str:
     return url
 
 
-def _in_schema(pattern: re.Pattern[str]) -> Any:
-    """Show a pattern in the JSON Schema; the validator beside it says in words what it wants."""
-    return Field(json_schema_extra={"pattern": f"^{pattern.pattern}$"})
+def _in_schema(pattern: str, *, but: Iterable[str] = ()) -> Any:
+    """Show a pattern in the JSON Schema; the validator beside it says in words what it wants.
+
+    Args:
+        pattern: what the whole text must match.
+        but: words that it must not be, in upper or lower case.
+    """
+    words = "|".join(
+        re.sub("[a-z]", lambda found: f"[{found[0]}{found[0].upper()}]", word) for word in sorted(but)
+    )
+    extra: JsonDict = {"pattern": f"^{pattern}$"}
+    return Field(json_schema_extra=extra | ({"not": {"pattern": f"^({words})$"}} if words else {}))
 
 
 def _unset_is_empty(value: object) -> object:
     return {} if value is None else value
 
 
-Settings = Annotated[dict[str, JsonValue], BeforeValidator(_unset_is_empty)]
-TenantId = Annotated[str, AfterValidator(check_tenant_id), _in_schema(_TENANT)]
+Settings = Annotated[
+    dict[str, JsonValue],
+    BeforeValidator(_unset_is_empty, json_schema_input_type=dict[str, JsonValue] | None),
+]
+TenantId = Annotated[str, AfterValidator(check_tenant_id), _in_schema(_TENANT.pattern, but=RESERVED_TENANTS)]
+Id = Annotated[UUID, _in_schema(_UUID.pattern)]
 ObjectUrl = Annotated[
-    str, Field(max_length=MAX_URL), AfterValidator(_check_object_url), _in_schema(re.compile("gs://.+/.+"))
+    str,
+    Field(max_length=MAX_URL),
+    AfterValidator(_check_object_url),
+    _in_schema(rf"gs://{_BUCKET.pattern}/[\s\S]+"),
 ]
 
 
@@ -76,8 +95,8 @@ class ProcessingRequest(Contract):
     model_config = ConfigDict(extra="allow")
 
     tenant_id: TenantId
-    session_id: UUID
-    image_id: UUID
+    session_id: Id
+    image_id: Id
     image_url: ObjectUrl
     pipeline_definition: PipelineDefinition
     settings: Settings = Field(default_factory=dict)
@@ -91,8 +110,8 @@ class NamedPipelineRequest(Contract):
     model_config = ConfigDict(extra="allow")
 
     tenant_id: TenantId
-    session_id: UUID
-    image_id: UUID
+    session_id: Id
+    image_id: Id
     image_url: ObjectUrl
     pipeline: str = Field(min_length=1, max_length=64)
     options: dict[str, JsonValue] | None = None

@@ -11,7 +11,7 @@ import orjson
 from pydantic import JsonValue, ValidationError
 
 from consumer.broker import Delivery
-from consumer.outbound.dead_letter import MAX_ATTRIBUTES, REASON_ATTRIBUTES, attribute_of
+from consumer.outbound.dead_letter import MAX_ATTRIBUTES, REASON_ATTRIBUTES
 from contracts.dead_letter import REPLAY_COUNT, DeadLetterAttributes, replays_of
 
 Envelope = Literal["worker", "pubsub", "none"]
@@ -186,11 +186,7 @@ def body_of(data: bytes) -> JsonValue:
 
 
 def _reason(attributes: Mapping[str, str]) -> DeadLetterAttributes | None:
-    given = {
-        field: attributes[attribute_of(field)]
-        for field in DeadLetterAttributes.model_fields
-        if attribute_of(field) in attributes
-    }
+    given = {name: value for name, value in attributes.items() if name in REASON_ATTRIBUTES}
     try:
         reason = DeadLetterAttributes.model_validate(given)
     except ValidationError:  # not by the worker, or not as it was

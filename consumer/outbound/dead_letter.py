@@ -8,18 +8,11 @@ from dataclasses import dataclass
 
 from consumer.broker import Delivery, Publisher
 from consumer.storage import ObjectStore
-from contracts.dead_letter import PREFIX, DeadLetterAttributes, StoredMessage, replays_of
+from contracts.dead_letter import DeadLetterAttributes, StoredMessage, attribute_of, replays_of
 
 MAX_BYTES = 9_000_000
 MAX_ATTRIBUTES = 100
 MAX_VALUE_BYTES = 1024
-
-
-def attribute_of(field: str) -> str:
-    """Return the attribute that carries a field of `DeadLetterAttributes`."""
-    return f"{PREFIX}{field.replace('_', '-')}"
-
-
 REASON_ATTRIBUTES = frozenset(map(attribute_of, DeadLetterAttributes.model_fields))
 
 
@@ -60,8 +53,7 @@ class DeadLetters:
 
 def as_attributes(reason: DeadLetterAttributes) -> dict[str, str]:
     """Return the reason as Pub/Sub attributes: prefixed, in text, cut to the allowed bytes."""
-    values = reason.model_dump(mode="json", exclude_none=True)
-    return {attribute_of(name): cut(str(value)) for name, value in values.items()}
+    return {name: cut(value) for name, value in reason.attributes().items()}
 
 
 def cut(text: str, limit: int = MAX_VALUE_BYTES) -> str:
