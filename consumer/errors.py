@@ -7,6 +7,7 @@ Each error knows its failure class (`contracts/failure.py`); `outcomes.py` decid
       + CallbackFailed             by the backend's answer
       + WorkerLost                 internal: its runs never ended
       + ResultTooLarge             permanent: more than MAX_RESULT_BYTES
+      + InvalidResult              internal: numbers that are none
       + CorruptRecord              permanent: what the bucket holds is not this job's
       + FencedOff                  the broker may have given the message to somebody else
       + HoldExpired                an outage outlasted HOLD_TIMEOUT
@@ -78,6 +79,12 @@ class ResultTooLarge(WorkerError):
 
     code = "result_too_large"
     failure_class = FailureClass.PERMANENT
+
+
+class InvalidResult(WorkerError):
+    """A pipeline found what no result can say, such as a box whose edge is no number."""
+
+    code = "invalid_result"
 
 
 class CorruptRecord(WorkerError):

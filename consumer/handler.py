@@ -38,7 +38,7 @@ from consumer.running import Runner
 from consumer.sources import SourceRules
 from consumer.storage import ObjectStore
 from contracts.result import ProcessingResult
-from pipeline_steps.errors import ObjectMissing, Superseded
+from pipeline_steps.errors import ModelUnavailable, ObjectMissing, Superseded
 from pipeline_steps.models import ModelCatalogue
 from pipeline_steps.registry import StepRegistry
 
@@ -213,6 +213,18 @@ class Handler:
 
         None, if that worker was only silent, and has recorded its result meanwhile.
         """
+        try:
+            return await self._run_in_turn(handling, job, pipeline, alone=alone)
+        except ModelUnavailable:
+            # Waited for without the photo, and where nobody else waits behind it.
+            handling.progress.stage = Stage.WAITING
+            await self._mark(handling, running=False)
+            await self.runner.until_models_load(job, pipeline)
+            return await self._run_in_turn(handling, job, pipeline, alone=alone)
+
+    async def _run_in_turn(
+        self, handling: Handling, job: Job, pipeline: Pipeline, *, alone: bool
+    ) -> ProcessingResult | None:
         if not self.gate.is_free(alone=alone):
             await self._mark(handling, running=False)  # what does not run is not to blame
         async with self.gate.enter(alone=alone):

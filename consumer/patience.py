@@ -72,6 +72,8 @@ _KNOWN_DESTINATIONS = 1000
 class _Destination:
     is_everybodys: bool = True
     """Whether every message needs it: then nothing is pulled while it is away."""
+    is_ours: bool = False
+    """Whether an operator set it up, rather than a message naming it."""
     reason: str = ""
     """Why it is being waited for; empty while nobody waits."""
     is_configuration: bool = False
@@ -87,7 +89,8 @@ class _Destination:
     def failed(self, error: Exception, about: str) -> None:
         self.failures += 1
         self.about.add(about)
-        minds_messages = isinstance(error, CallbackFailed)
+        # A model is no peer: it is missed by those messages only that need it.
+        minds_messages = isinstance(error, CallbackFailed | ModelUnavailable)
         if not minds_messages or (self.failures >= CIRCUIT_FAILURES and len(self.about) >= CIRCUIT_MESSAGES):
             self.is_open = True
 
@@ -140,9 +143,12 @@ class Patience:
 
     @property
     def unready(self) -> dict[str, str]:
-        """The part of it that everybody needs: a host that one message names must not stop a rollout."""
+        """The part of it that is our own: a host that one message names must not stop a rollout."""
+        held = self._destinations
         return {
-            name: why for name, why in self.misconfigured.items() if self._destinations[name].is_everybodys
+            name: why
+            for name, why in self.misconfigured.items()
+            if held[name].is_everybodys or held[name].is_ours
         }
 
     def is_taken(self, destination: str) -> bool:
@@ -162,6 +168,7 @@ class Patience:
         *,
         about: str = "",
         everybody: bool = True,
+        ours: bool = False,
     ) -> T:
         """Call until it succeeds or waiting is no use.
 
@@ -170,12 +177,13 @@ class Patience:
             call: one try.
             about: the piece of work, where the peer may mind this one and no other.
             everybody: whether all messages need the destination.
+            ours: whether, if only some do, it is still the operator's rather than named by a message.
 
         Raises:
             HoldExpired: the destination was away for longer than `hold_timeout`, or too many wait for it.
             Exception: what `call` raised last, when it is not worth waiting for.
         """
-        held = self._destinations.setdefault(destination, _Destination(everybody))
+        held = self._destinations.setdefault(destination, _Destination(everybody, ours))
         started = self.clock()
         since: float | None = None
         """Since when it is about this message: an outage waited through before does not count."""

@@ -6,9 +6,12 @@ from collections.abc import Awaitable, Callable, Collection, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
-from consumer.errors import ResultTooLarge
+from pydantic import ValidationError
+
+from consumer.errors import HoldExpired, InvalidResult, ResultTooLarge
 from consumer.fair_threads import FairThreads
 from consumer.fetch import Fetcher, Photo
 from consumer.jobs import Job
@@ -80,7 +83,12 @@ class Runner:
             StepFailed: a step failed and was not allowed to.
             StepError: the photo could not be fetched.
             ResultTooLarge: more was found than a result may hold.
+            InvalidResult: what was found cannot be said in a result.
+            ModelUnavailable: a model does not load, or they do not fit together.
+            HoldExpired: a model does not load, and enough messages wait for it already.
         """
+        if any(self.patience.is_taken(self._destination(job, name)) for name in pipeline.models):
+            raise HoldExpired("a model of this pipeline does not load, and enough messages wait for it")
         started_at = datetime.now(UTC)
         tenant = job.ids.tenant_id
         run: Run | None = None
@@ -104,30 +112,55 @@ class Runner:
         finally:
             if photo is not None:
                 photo.credit.release_after(run.lingering if run else ())
-        result = ProcessingResult(
-            result_id=job.result_id,
-            tenant_id=tenant,
-            session_id=job.ids.session_id,
-            image_id=job.ids.image_id,
-            image_url=job.source.url,
-            image_generation=photo.generation if photo else job.source.generation,
-            status="partial" if run.is_partial else "succeeded",
-            image=_info(photo),
-            segments=segments_of(written, photo.image.width, photo.image.height) if photo else (),
-            detections=detections_of(written),
-            classifications=classifications_of(written),
-            estimations=estimations_of(written, succeeded=not run.is_partial),
-            artifacts=artifacts_of(written),
-            skipped=tuple(run.skipped),
-            steps=tuple(run.steps),
-            models=models.report(),
-            warnings=warnings_of(written, (*job.warnings, *pipeline.warnings)),
-            worker_version=__version__,
-            started_at=started_at,
-            finished_at=datetime.now(UTC),
-        )
+        try:
+            result = ProcessingResult(
+                result_id=job.result_id,
+                tenant_id=tenant,
+                session_id=job.ids.session_id,
+                image_id=job.ids.image_id,
+                image_url=job.source.url,
+                image_generation=photo.generation if photo else job.source.generation,
+                status="partial" if run.is_partial else "succeeded",
+                image=_info(photo),
+                segments=segments_of(written, photo.image.width, photo.image.height) if photo else (),
+                detections=detections_of(written),
+                classifications=classifications_of(written),
+                estimations=estimations_of(written, succeeded=not run.is_partial),
+                artifacts=artifacts_of(written),
+                skipped=tuple(run.skipped),
+                steps=tuple(run.steps),
+                models=models.report(),
+                warnings=warnings_of(written, (*job.warnings, *pipeline.warnings)),
+                worker_version=__version__,
+                started_at=started_at,
+                finished_at=datetime.now(UTC),
+            )
+        except ValidationError as error:
+            raise InvalidResult(_said(error)) from error
         self._check_size(result)
         return result
+
+    async def until_models_load(self, job: Job, pipeline: Pipeline) -> None:
+        """Wait for each of the pipeline's models, which an operator has to put right; others go on meanwhile.
+
+        Raises:
+            HoldExpired: one did not load for longer than `hold_timeout`, or enough messages wait already.
+        """
+        for name in sorted(pipeline.models):
+            await self.patience.persist(
+                self._destination(job, name),
+                partial(self._load, name, job.ids.tenant_id),
+                everybody=False,
+                ours=True,
+            )
+
+    async def _load(self, name: str, tenant: str) -> None:
+        async with self.pool.holding((name,), tenant):
+            return
+
+    def _destination(self, job: Job, name: str) -> str:
+        # By the name of what this tenant gets: it may be another's that does not load.
+        return f"model {self.pool.for_job(job.result_id, job.ids.tenant_id).spec(name).name}"
 
     def _check_size(self, result: ProcessingResult) -> None:
         size = len(result.model_dump_json().encode())
@@ -152,4 +185,13 @@ def _info(photo: Photo | None) -> ImageInfo | None:
         return None
     return ImageInfo(
         width=photo.image.width, height=photo.image.height, orientation_applied=photo.orientation_applied
+    )
+
+
+def _said(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, (error.title, *first["loc"])))
+    return (
+        f"{where} is {first['input']!r}: {first['msg'].lower()}; a step, or a model it asked, found it: "
+        "look at the model's weights and precision"
     )

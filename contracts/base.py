@@ -12,9 +12,12 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 class Contract(BaseModel):
-    """A message of ours: immutable, and strict about unknown fields."""
+    """A message of ours: immutable, and strict about unknown fields.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Numbers are finite: JSON knows no others, and what was written as `null` could not be read again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BackendContract(Contract):

@@ -13,6 +13,7 @@ Each error knows its failure class, which decides what happens to the message (`
       + StoreUnavailable           transient: the object store had a bad moment
       + DeviceOverloaded           transient: out of memory even for one item
       + DeviceFailed               transient: the device broke while it had the photo, and the worker ends
+      + NotANumber                 internal: a model answered what is no number
       + DeadlineExceeded           internal: the step or the pipeline ran out of time
       + Superseded                 superseded: the photo was replaced before it was read
 """
@@ -98,6 +99,13 @@ class DeviceFailed(StepError):
     code = "device_failed"
     failure_class = FailureClass.TRANSIENT
     is_outage = True
+
+
+class NotANumber(StepError):
+    """A model answered what is no number, or an infinite one."""
+
+    code = "not_a_number"
+    failure_class = FailureClass.INTERNAL
 
 
 class DeadlineExceeded(StepError):

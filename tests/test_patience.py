@@ -236,6 +236,23 @@ class TestHolding:
 
         assert seen == [(False, False), (True, everybodys)]
 
+    def test_a_model_that_does_not_load_makes_the_worker_unready_and_stops_nobody_who_needs_another(
+        self, bench: Bench
+    ) -> None:
+        seen: list[tuple[bool, bool, int]] = []
+        call = failing(*[ModelUnavailable("model 'plants' has another sha256")] * 9)
+
+        async def watched() -> str:
+            patience = bench.patience
+            seen.append((bool(patience.unready), bool(patience.misconfigured), patience.open_circuits))
+            return await call()
+
+        asyncio.run(bench.patience.persist("model plants", watched, everybody=False, ours=True))
+
+        assert seen == [(False, False, 0)] + [(True, True, 0)] * 9
+        assert not any(bench.paused)
+        assert bench.patience.unready == {}
+
     def test_one_destination_away_is_not_another(self, bench: Bench) -> None:
         bench.persist(failing(AWAY), "callback a")
         bench.persist(failing(AWAY), "callback b")

@@ -95,9 +95,11 @@ async def _open_pool(
 ) -> tuple[tuple[str, ...], ModelPool]:
     """Return the names of the devices, and the pool of the models on them."""
     devices = settings.devices
-    if devices and devices[0].startswith(SIMULATED):
-        return devices, simulated_pool(manifest, devices, on_batch=told.ran, on_broken=told.broke)
     cache = WeightCache(Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}", store)
+    if devices and devices[0].startswith(SIMULATED):
+        return devices, simulated_pool(
+            manifest, devices, on_batch=told.ran, on_broken=told.broke, cache=cache
+        )
     for model in manifest.models.values():
         if model.pinned:
             cache.begin(manifest, model)

@@ -15,6 +15,7 @@ from consumer.models.batch_info import BatchInfo
 from consumer.models.batcher import NOBODY, Batcher
 from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
+from consumer.models.finite import require_numbers
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.residency import Residency
 from consumer.models.runner import AnyRunner, Prompt
@@ -191,6 +192,7 @@ class ModelPool(ModelCalls):
             ModelMismatch: it is of another kind, or did not make the embedding that is asked about.
             DeviceOverloaded: an item does not fit into memory even alone.
             DeviceFailed: the device broke while it had one of the items.
+            NotANumber: an answer holds what is no number.
         """
         kind = self._entry(name).kind
         if kind not in kinds:
@@ -204,7 +206,9 @@ class ModelPool(ModelCalls):
         async with self._residency.holding_unannounced(name):
             runner, lane = self._choose(name, self._replicas[name], items)
             ready = await self._prepare(runner, items, owner.tenant)
-            return await lane.batcher.submit(name, runner, ready, owner=owner)
+            answers = await lane.batcher.submit(name, runner, ready, owner=owner)
+        require_numbers(name, answers)
+        return answers
 
     def _entry(self, name: str) -> ModelEntry:
         model = self._manifest.models.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -95,6 +95,17 @@ _BY_KIND: Mapping[ModelKind, Callable[[ModelSpec, int, Pixels], Any]] = MappingP
         ModelKind.TORCHSCRIPT: probabilities,
     }
 )
+
+
+def without_numbers(answer: Any) -> Any:
+    """Return boxes, or probabilities, none of which is a number, as of weights that have overflowed."""
+    match answer:
+        case LocalBoxes() | LocalMasks():
+            return replace(answer, xyxy=np.full_like(answer.xyxy, np.nan))
+        case np.ndarray() if answer.dtype == np.float32:
+            return np.full_like(answer, np.nan)
+        case _:
+            return answer
 
 
 def answers(spec: ModelSpec, found: int, maker: object) -> Answer | None:

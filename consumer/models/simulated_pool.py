@@ -1,8 +1,8 @@
 """`DEVICES=simulated`: a worker without models, to be tested and measured without torch.
 
 Its models answer with made-up things in the types of the real ones. Options follow the name, separated by
-colons: `simulated:fixed=0.01:per_item=0.005:memory=4:found=3:control=/run/device`. With `control` it
-misbehaves on demand, for as long as that file says `hang`, `fail`, `oom` or `break`.
+colons: `simulated:fixed=0.01:per_item=0.005:memory=4:found=3:files=1:control=/run/device`. With `control` it
+misbehaves on demand, for as long as that file says `hang`, `fail`, `oom`, `nan` or `break`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.pool import ModelPool, Place
 from consumer.models.runner import AnyRunner, Prompt, Sought
 from consumer.models.simulated import SimulatedBreak, SimulatedDevice, SimulatedOutOfMemory
-from consumer.models.simulated_answers import answers
+from consumer.models.simulated_answers import answers, without_numbers
+from consumer.models.weight_files import WeightCache
 from pipeline_steps.errors import ModelUnavailable
 
 NAME = "simulated"
@@ -41,8 +42,10 @@ class Behaviour(BaseModel):
     """Items it has memory for; larger batches run out of it."""
     found: int = Field(3, ge=0)
     """Things that are found on every picture."""
+    files: bool = False
+    """Whether models' files are fetched and checked, as they are for a real device."""
     control: Path | None = None
-    """A file that may say `hang`, `fail`, `oom` or `break`."""
+    """A file that may say `hang`, `fail`, `oom`, `nan` or `break`."""
 
     @classmethod
     def parse(cls, device: str) -> Behaviour:
@@ -112,7 +115,8 @@ class ObedientRunner:
         time.sleep(told.fixed + told.per_item * len(batch))
         if order == "oom" or (told.memory is not None and len(batch) > told.memory):
             raise SimulatedOutOfMemory(f"{len(batch)} items, memory for {told.memory or 0}")
-        return [self._answer(item) for item in batch]
+        answers = [self._answer(item) for item in batch]
+        return [without_numbers(answer) for answer in answers] if order == "nan" else answers
 
     def warm_up(self) -> None:
         """Nothing to warm; a device that is told to fail fails here too."""
@@ -130,13 +134,17 @@ class ObedientRunner:
 
 
 class _Loader:
-    """Every model is there at once."""
+    """Every model is there at once, or as soon as its file is."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, manifest: Manifest, files: WeightCache | None) -> None:
         self._behaviour = behaviour
+        self._manifest = manifest
+        self._files = files
 
     async def load(self, model: ModelEntry) -> Place:
         """Return what pretends to be the model."""
+        if self._files is not None:
+            await self._files.fetch(self._manifest, model)
 
         def place(device: Device) -> AnyRunner:
             del device
@@ -151,8 +159,16 @@ def simulated_pool(
     *,
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
     on_broken: Callable[[str], None] = lambda _: None,
+    cache: WeightCache | None = None,
 ) -> ModelPool:
     """Return a pool that pretends to have the manifest's models on these devices.
+
+    Args:
+        manifest: which models there are.
+        devices: their names, with options.
+        on_batch: told of every batch that ran.
+        on_broken: told why a device answers nobody any more.
+        cache: where models' files are fetched from, for devices with `files`.
 
     Raises:
         ModelUnavailable: a device is not a simulated one, or has an option that cannot be.
@@ -163,7 +179,7 @@ def simulated_pool(
     return ModelPool(
         manifest,
         [SimulatedDevice() for _ in devices],
-        _Loader(behaviours[0]),
+        _Loader(behaviours[0], manifest, cache if behaviours[0].files else None),
         on_batch=on_batch,
         on_broken=on_broken,
     )

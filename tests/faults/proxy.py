@@ -53,6 +53,10 @@ class Proxy:
         """Let the network be so from now on."""
         self._do(self._set(line))
 
+    def mute(self) -> None:
+        """Let the connections that stand swallow everything from now on; new ones get through."""
+        self._do(self._mute())
+
     def reset(self) -> None:
         """Cut all connections with RST; new ones get through."""
         self._do(self._cut())
@@ -90,6 +94,11 @@ class Proxy:
         else:
             self._flows.clear()
 
+    async def _mute(self) -> None:
+        self._flows.clear()
+        self._flows = asyncio.Event()
+        self._flows.set()
+
     async def _cut(self) -> None:
         tasks = dict(self._connections)
         for task, writer in tasks.items():
@@ -105,13 +114,14 @@ class Proxy:
         assert task is not None
         self._connections[task] = writer
         self.connections += 1
+        flows = self._flows
         onward: asyncio.StreamWriter | None = None
         try:
-            await self._flows.wait()
+            await flows.wait()
             back, onward = await asyncio.open_connection(*self._target)
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, onward))
-                pumps.create_task(self._pump(back, writer))
+                pumps.create_task(self._pump(reader, onward, flows))
+                pumps.create_task(self._pump(back, writer, flows))
         except* (OSError, asyncio.CancelledError):
             pass  # either end has gone, or we were told to cut it
         finally:
@@ -120,11 +130,13 @@ class Proxy:
                 if end is not None:
                     end.transport.abort()
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flows: asyncio.Event
+    ) -> None:
         while data := await source.read(_CHUNK):
             if self.latency:
                 await asyncio.sleep(self.latency)
-            await self._flows.wait()
+            await flows.wait()
             sink.write(data)
             await sink.drain()
         sink.write_eof()

@@ -15,8 +15,9 @@ import pytest
 from consumer.models.manifest import Manifest, parse_manifest
 from consumer.models.pool import ModelPool
 from consumer.models.simulated_pool import simulated_pool
+from consumer.models.weight_files import WeightCache
 from consumer.settings import Settings
-from pipeline_steps.errors import DeviceOverloaded, ModelUnavailable
+from pipeline_steps.errors import DeviceOverloaded, ModelUnavailable, NotANumber
 from pipeline_steps.models import MaskQuality
 
 T = TypeVar("T")
@@ -167,3 +168,29 @@ def test_it_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("kind", ["detection", "instance", "classification"])
+def test_answers_that_are_no_numbers_are_an_error_and_not_an_empty_answer(tmp_path: Path, kind: str) -> None:
+    control = tmp_path / "device"
+    control.write_text("nan")
+    ask = {"detection": "detect", "instance": "instances", "classification": "classify"}[kind]
+
+    with pytest.raises(NotANumber, match="model 'm' answered what is no number"):
+        asked(lambda pool: getattr(pool, ask)("m", [PICTURE]), f"simulated:control={control}", kind)
+
+
+def test_a_device_with_files_has_the_models_whose_files_are_those_of_the_manifest(tmp_path: Path) -> None:
+    models = Manifest(str(tmp_path), list(manifest(m="detection").models.values()))
+    (tmp_path / "w.safetensors").write_bytes(b"anything")
+    cache = WeightCache(tmp_path / "copies")
+
+    async def start() -> None:
+        pool = simulated_pool(models, ["simulated:files=1"], cache=cache)
+        try:
+            await pool.start()
+        finally:
+            await pool.close()
+
+    with pytest.raises(ModelUnavailable, match=r"w\.safetensors has sha256 .*, expected 0000"):
+        asyncio.run(start())
