@@ -13,6 +13,7 @@ import pytest
 from google.pubsub_v1 import types
 from grpc import StatusCode
 
+from consumer.local.pubsub import Deed
 from tests.faults.invariants import judge
 from tests.faults.peers import (
     DEAD,
@@ -110,6 +111,7 @@ def test_b9_connections_that_are_cut_again_and_again_lose_nothing(peers: Peers) 
         line.reset()
     peers.until_settled(60)
 
+    assert line.connections > 6
     assert {peers.tally(each).effects for each in sent} == {1}
     assert {peers.tally(each).runs for each in sent} == {1}
     judge(peers)
@@ -124,6 +126,7 @@ def test_b9_a_line_that_swallows_everything_for_a_while_loses_nothing(peers: Pee
     line.set(Line.SILENT)
     gate.touch()
     lasts(5)  # more than its lease
+    assert not peers.results(sent)
     line.set(Line.UP)
     after = peers.send()
     peers.until_settled(60)
@@ -143,11 +146,12 @@ def test_b4_an_extension_that_hangs_delays_no_other(peers: Peers) -> None:
     slow = peers.send(step("work", seconds=5))
     peers.worker()
     peers.until_running(slow)
-    with peers.broker.fail("ModifyAckDeadline", delay=math.inf, only=about(slow.message_id)):
+    with peers.broker.fail("ModifyAckDeadline", delay=math.inf, only=about(slow.message_id)) as hung:
         quick = peers.send(step("work", seconds=5))
         peers.until(lambda: peers.acked(quick), "the other message to be acked", 20)
     peers.until_settled()
 
+    assert hung.hits
     assert peers.deliveries(quick) == 1
     assert peers.tally(quick) == ONCE
     assert peers.tally(slow).runs == 1
@@ -157,11 +161,14 @@ def test_b4_an_extension_that_hangs_delays_no_other(peers: Peers) -> None:
 @pytest.mark.alone
 def test_b4_extensions_of_which_every_second_fails_keep_the_lease(peers: Peers) -> None:
     calls = itertools.count()
-    peers.broker.fail("ModifyAckDeadline", StatusCode.UNAVAILABLE, only=lambda _: next(calls) % 2 == 1)
+    refused = peers.broker.fail(
+        "ModifyAckDeadline", StatusCode.UNAVAILABLE, only=lambda _: next(calls) % 2 == 1
+    )
     sent = peers.send(step("work", seconds=6))
     peers.worker()
     peers.until_settled()
 
+    assert refused.hits >= 3
     assert peers.deliveries(sent) == 1
     assert peers.tally(sent) == ONCE
     judge(peers)
@@ -237,6 +244,7 @@ def test_b8_a_broker_that_delivers_more_than_asked_for_fills_no_more_than_the_sl
     peers.worker()
     peers.until_settled()
 
+    assert peers.journal.lines(Deed.NACKED, where=WORK)  # what was too many was handed back
     assert [peers.tally(each) for each in sent] == [ONCE] * 8
     judge(peers)
 
@@ -248,6 +256,7 @@ def test_b15_deliveries_that_others_failed_use_up_no_attempt(tmp_path: Path) -> 
         for _ in range(90):
             peers.broker.run(lambda broker: broker.subscription(WORK).pull(peers.broker.now(), 1))
             peers.broker.end_leases(WORK)
+        assert peers.deliveries(sent) == 90
         peers.worker(MAX_ATTEMPTS="3")
         peers.until_settled()
 
@@ -279,11 +288,12 @@ def test_b10_a_pull_that_is_refused_makes_it_unready_until_it_is_allowed(
     [StatusCode.UNAVAILABLE, StatusCode.PERMISSION_DENIED, StatusCode.INTERNAL, StatusCode.INVALID_ARGUMENT],
 )
 def test_b11_an_ack_that_is_refused_once_costs_no_work(peers: Peers, status: StatusCode) -> None:
-    peers.broker.fail("Acknowledge", status, times=1)
+    refused = peers.broker.fail("Acknowledge", status, times=1)
     sent = peers.send()
     peers.worker()
     peers.until_settled()
 
+    assert refused.hits == 1
     assert peers.tally(sent) == ONCE
     judge(peers)
 
@@ -334,11 +344,13 @@ def test_b12_a_results_topic_that_is_away_holds_the_result_and_uses_up_nothing(
 
 
 def test_b12_a_publish_that_hangs_is_tried_over_another_connection(peers: Peers) -> None:
-    peers.broker.fail("Publish", delay=math.inf, times=1, only=to(RESULTS))
+    hung = peers.broker.fail("Publish", delay=math.inf, times=1, only=to(RESULTS))
     sent = peers.send()
     peers.worker()
     peers.until_settled()
 
+    assert hung.hits == 1
+    assert len({rpc.peer for rpc in peers.broker.calls("Publish")}) == 2
     assert peers.tally(sent) == ONCE
     judge(peers)
 

@@ -17,9 +17,10 @@ def send_seeing(peers: Peers) -> Sent:
 
 def test_u1_batches_that_do_not_fit_into_memory_are_divided_until_they_do(peers: Peers) -> None:
     sent = [send_seeing(peers) for _ in range(12)]
-    peers.worker(DEVICES="simulated:memory=1:fixed=0.05", SLOTS="6")
+    worker = peers.worker(DEVICES="simulated:memory=1:fixed=0.05", SLOTS="6")
     peers.until_settled()
 
+    assert worker.metric("mlworker_oom_splits_total") > 0
     assert [peers.tally(each) for each in sent] == [ONCE] * 12
     judge(peers, slots=6)
 
@@ -45,6 +46,7 @@ def test_u1_a_device_out_of_memory_for_a_while_gives_nothing_up(peers: Peers, co
     control.write_text("")
     peers.until_settled()
 
+    assert peers.tally(sent).runs >= 2
     assert peers.tally(sent).letters == 0
     assert peers.tally(sent).effects == 1
     judge(peers)
@@ -57,6 +59,7 @@ def test_u2_a_device_that_hangs_for_longer_than_a_lease_costs_no_lease(peers: Pe
     sent = send_seeing(peers)
     peers.until_running(sent)
     lasts(3)
+    assert not peers.bucket.names("*.json")
     control.write_text("")
     peers.until_settled()
 

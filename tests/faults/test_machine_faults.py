@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from contracts.result import ProcessingResult
 from tests.faults.invariants import judge
-from tests.faults.peers import ONCE, Peers, lasts, step
+from tests.faults.peers import ONCE, RESULTS, Peers, lasts, step
 from tests.faults.worker import Worker
 
 
@@ -44,6 +45,9 @@ def test_o2_a_wall_clock_that_jumps_during_a_job_costs_no_lease_and_no_claim(
     gate.touch()
     peers.until_settled()
 
+    [line] = peers.journal.lines(where=RESULTS)
+    result = ProcessingResult.model_validate_json(line.message.data)
+    assert result.finished_at < result.started_at  # it believed what it was told
     assert peers.deliveries(sent) == 1
     assert peers.tally(sent) == ONCE
     judge(peers)

@@ -321,7 +321,12 @@ def test_the_account_of_a_real_crash_is_read_as_it_happened(
     peers.send(step("work", **how))
     dying = peers.worker(FAILPOINTS=f"{point}=kill")
     witness = Witness(peers.workers)
-    peers.until(lambda: witness.look() or dying.pid in witness.ended, "its end", 60)
+
+    def is_seen_dead() -> bool:
+        witness.look()
+        return dying.pid in witness.ended
+
+    peers.until(is_seen_dead, "its end", 60)
     peers.worker()
     peers.until_settled()
 
