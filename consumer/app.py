@@ -26,11 +26,12 @@ from consumer.fetch import Fetcher
 from consumer.giving_up import GivingUp
 from consumer.handler import Handler
 from consumer.handling import Fence
-from consumer.ledger import BucketLedger, Ledger, NoLedger
+from consumer.ledger import BucketLedger, Ledger
 from consumer.memory_budget import MemoryBudget
 from consumer.models.opening import OpenModels, open_models
 from consumer.models.pool import ModelPool
 from consumer.models.threads import cpu_limit
+from consumer.no_ledger import NoLedger
 from consumer.ops.health import health_app, serving
 from consumer.ops.loop_lag import LoopLag
 from consumer.ops.memory_limit import photo_memory
@@ -136,6 +137,7 @@ async def open_worker(
             results=results,
             backend=backend,
             patience=patience,
+            fence=fence,
             subscription=settings.subscription_path,
             bucket=settings.bucket,
         )
@@ -167,14 +169,13 @@ async def open_worker(
             ),
             delivering=Delivering(ledger, results, backend, patience, fence, settings.bucket),
             backend=backend,
-            giving_up=giving_up,
             patience=patience,
             bucket=settings.bucket,
             max_attempts=settings.max_attempts,
             pipeline_timeout=settings.pipeline_timeout,
             fence=fence,
             failing=Failing(
-                rules, ledger, backend, giving_up, patience, fence, settings.bucket, settings.max_attempts
+                rules, ledger, backend, giving_up, patience, settings.bucket, settings.max_attempts
             ),
             claim_patience=5.0 * settings.lease_seconds,
             on_warning=metrics.warned,

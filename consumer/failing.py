@@ -9,13 +9,12 @@ import structlog
 from consumer.decode import known_of
 from consumer.errors import CallbackFailed, FencedOff, HoldExpired, MalformedMessage, WorkerLost
 from consumer.giving_up import GivingUp
-from consumer.handling import Fence, Handling
+from consumer.handling import Handling
 from consumer.jobs import Job, result_id
-from consumer.ledger import Ledger
+from consumer.ledger import GivenUp, Ledger
 from consumer.outbound.callback import Backend
 from consumer.outcomes import (
     POLICY,
-    WAIT_AGAIN,
     Action,
     Outcome,
     Settle,
@@ -23,6 +22,7 @@ from consumer.outcomes import (
     backoff,
     class_of,
     failure_of,
+    rest,
 )
 from consumer.patience import Patience
 from consumer.pipeline.run import StepFailed
@@ -42,7 +42,6 @@ class Failing:
     backend: Backend
     giving_up: GivingUp
     patience: Patience
-    fence: Fence
     bucket: str
     max_attempts: int
 
@@ -60,40 +59,46 @@ class Failing:
         )
         if action is Action.FORGET:
             return Outcome(Settle.ACK, failure.code)
+        again = rest(handling.delivery.delivery_attempt)
         if action is Action.WAIT or self._is_an_outages(error):
-            return Outcome(Settle.HAND_BACK, failure.code, WAIT_AGAIN)
-        attempts = 1
+            return Outcome(Settle.HAND_BACK, failure.code, again)
         try:
-            if isinstance(error, WorkerLost):
-                attempts = self.max_attempts
-            elif action is Action.TRY_AGAIN and handling.job is not None:
-                job = handling.job
-                counted = await self.patience.persist(
-                    f"bucket {self.bucket}", lambda: self.ledger.count_attempt(job, failure.code)
-                )
-                attempts = counted.count
-                if attempts < attempts_allowed(failure_class, self.max_attempts):
-                    return Outcome(Settle.HAND_BACK, failure.code, backoff(attempts))
             if isinstance(error, MalformedMessage):
                 self._understand_what_can_be(handling)
-            await self.giving_up.give_up(
-                handling.delivery,
-                handling.job,
-                failure,
-                lambda: self.fence.check(handling),
-                attempts=attempts,
-                may_reply=handling.may_reply,
-                was_recorded=handling.was_recorded,
-            )
+            job, attempts = handling.job, 1
+            # What fails before anything is looked up may have been given up in part by an earlier delivery.
+            if job is not None and (begun := await self.giving_up.begun(handling, job)):
+                return await self.go_on(handling, job, begun)
+            if isinstance(error, WorkerLost):
+                attempts = self.max_attempts
+            elif action is Action.TRY_AGAIN and job is not None:
+                attempts = await self._count(job, failure.code)
+                if attempts < attempts_allowed(failure_class, self.max_attempts):
+                    return Outcome(Settle.HAND_BACK, failure.code, backoff(attempts))
+            await self.giving_up.give_up(handling, failure, attempts)
         except FencedOff as fenced:
             return Outcome(Settle.LEAVE, fenced.code)
         except HoldExpired as hold:
-            return Outcome(Settle.HAND_BACK, hold.code, WAIT_AGAIN)
+            return Outcome(Settle.HAND_BACK, hold.code, again)
         except Exception as second:
             # Not even giving up worked: the message stays, and is given up when it comes again.
             log.exception("giving_up_failed", error=str(second))
-            return Outcome(Settle.HAND_BACK, "giving_up_failed", WAIT_AGAIN)
+            return Outcome(Settle.HAND_BACK, "giving_up_failed", again)
         return Outcome(Settle.ACK, "given_up", dead_letter=failure.code)
+
+    async def go_on(self, handling: Handling, job: Job, given_up: GivenUp) -> Outcome:
+        """Go on with a message whose giving up was cut short."""
+        if given_up.done:
+            return Outcome(Settle.ACK, "duplicate")
+        await self.giving_up.go_on(handling, job, given_up)
+        failure = given_up.result.error
+        return Outcome(Settle.ACK, "given_up", dead_letter=failure.code if failure else "unknown")
+
+    async def _count(self, job: Job, code: str) -> int:
+        counted = await self.patience.persist(
+            f"bucket {self.bucket}", lambda: self.ledger.count_attempt(job, code)
+        )
+        return counted.count
 
     def _is_an_outages(self, error: Exception) -> bool:
         """Tell whether a step only ended because a peer was away for too long: that uses up no attempt."""

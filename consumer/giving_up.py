@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
 
 from consumer.broker import Delivery
-from consumer.errors import CallbackFailed
+from consumer.errors import CallbackFailed, CorruptRecord
 from consumer.failpoints import Point, reach
+from consumer.handling import Fence, Handling
 from consumer.jobs import Job
-from consumer.ledger import Ledger, Leg
+from consumer.ledger import GivenUp, Ledger, Leg
 from consumer.ops.tracing import fail, span, trace_parent
 from consumer.outbound.callback import Backend
 from consumer.outbound.dead_letter import DeadLetters
@@ -26,8 +27,9 @@ from contracts.result import Failure, ProcessingResult
 log = structlog.get_logger()
 T = TypeVar("T")
 
-Fence = Callable[[], Awaitable[None]]
-"""Raises `FencedOff` when another worker may have the message by now."""
+MOST_STEPS = 1000
+"""Steps that a failed result tells of, the last ones: it must never be too large to be published."""
+_UNKNOWN = Failure(code="unknown", failure_class="internal", message="unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,85 +44,76 @@ class GivingUp:
     results: ResultsPublisher
     backend: Backend
     patience: Patience
+    fence: Fence
     subscription: str
     bucket: str
 
-    async def give_up(
-        self,
-        delivery: Delivery,
-        job: Job | None,
-        failure: Failure,
-        fence: Fence,
-        *,
-        attempts: int,
-        may_reply: bool,
-        was_recorded: bool,
-    ) -> None:
+    async def begun(self, handling: Handling, job: Job) -> GivenUp | None:
+        """Return how far giving up this message has come, if an earlier delivery began it."""
+        message_id = handling.delivery.message_id
+        try:
+            return await self._with_bucket(lambda: self.ledger.given_up(job, message_id))
+        except CorruptRecord:
+            return None  # it is written anew
+
+    async def give_up(self, handling: Handling, failure: Failure, attempts: int) -> None:
         """Put the message into the dead-letter topic and tell everybody who waits for it.
 
         Args:
-            delivery: the message as it came.
-            job: what it was understood as; None if it could not be.
+            handling: the message, and what is known of it.
             failure: why.
-            fence: asked before anything is told to the outside.
             attempts: how many runs failed.
-            may_reply: whether tenant, ids and url were checked; a wrong `/error` fails a whole session.
-            was_recorded: whether a result exists, so that only its delivery failed: then readers of the
-                results topic are told nothing new.
         """
+        job = handling.job
         if job is None:
-            await fence()
-            await self._dead_letter(delivery, None, failure, attempts)
+            await self.fence.check(handling)
+            await self._dead_letter(handling.delivery, None, failure, attempts)
             await reach(Point.DEAD_LETTERED)
             return
-        result = failed_result(job, failure)
+        given_up = GivenUp(
+            failed_result(job, failure, handling), attempts, was_recorded=handling.was_recorded
+        )
         with span("record"):
-            await self._with_bucket(lambda: self.ledger.record(job, result, delivery.message_id))
+            await self._keep(handling, job, given_up)
+            # They are used up; a replay has its own.
+            await self._with_bucket(lambda: self.ledger.forget_attempts(job))
         await reach(Point.FAILURE_RECORDED)
-        told = Told(job, result, failure, attempts, may_reply=may_reply, was_recorded=was_recorded)
-        await self._tell(delivery, told, frozenset(), fence)
+        await self.go_on(handling, job, given_up)
 
-    async def resume(
-        self,
-        delivery: Delivery,
-        job: Job,
-        result: ProcessingResult,
-        legs: frozenset[Leg],
-        fence: Fence,
-        *,
-        was_recorded: bool,
-    ) -> None:
-        """Go on giving up a message whose giving up was cut short; its tenant, ids and url were checked."""
-        failure = result.error or Failure(code="unknown", failure_class="internal", message="unknown")
-        told = Told(job, result, failure, attempts=0, may_reply=True, was_recorded=was_recorded)
-        await self._tell(delivery, told, legs, fence)
+    async def go_on(self, handling: Handling, job: Job, given_up: GivenUp) -> None:
+        """Do what is left to do. Nothing is told to a backend before tenant, ids and url were checked.
 
-    async def _tell(self, delivery: Delivery, told: Told, done: frozenset[Leg], fence: Fence) -> None:
-        job, result = told.job, told.result
-        if Leg.DEAD_LETTERED not in done:
-            await fence()
-            await self._dead_letter(delivery, job, told.failure, told.attempts)
+        Of a message whose result is recorded, so that only its delivery failed, readers of the results topic
+        are told nothing new.
+        """
+        result = given_up.result
+        if Leg.DEAD_LETTERED not in given_up.legs:
+            await self.fence.check(handling)
+            await self._dead_letter(handling.delivery, job, result.error or _UNKNOWN, given_up.attempts)
             await reach(Point.DEAD_LETTERED)
-            done = await self._done(delivery, told, done | {Leg.DEAD_LETTERED})
-        if Leg.PUBLISHED not in done and not told.was_recorded:
-            await fence()
+            given_up = await self._done(handling, job, given_up, Leg.DEAD_LETTERED)
+        if Leg.PUBLISHED not in given_up.legs and not given_up.was_recorded:
+            await self.fence.check(handling)
             with span("publish results", topic=self.results.topic):
                 await self.patience.persist("results topic", lambda: self.results.publish(result, None))
             await reach(Point.FAILURE_PUBLISHED)
-            done = await self._done(delivery, told, done | {Leg.PUBLISHED})
-        if Leg.CALLED_BACK not in done and told.may_reply:
-            await fence()
+            given_up = await self._done(handling, job, given_up, Leg.PUBLISHED)
+        if Leg.CALLED_BACK not in given_up.legs and handling.may_reply:
+            await self.fence.check(handling)
             with span("callback"):
                 await self._call_back(job, result)
             await reach(Point.FAILURE_CALLED_BACK)
-        await self._with_bucket(lambda: self.ledger.mark_done(job, result, delivery.message_id))
+        await self._keep(handling, job, replace(given_up, done=True))
         await reach(Point.FAILURE_MARKED)
 
-    async def _done(self, delivery: Delivery, told: Told, legs: frozenset[Leg]) -> frozenset[Leg]:
-        await self._with_bucket(
-            lambda: self.ledger.mark_leg(told.job, told.result, delivery.message_id, legs)
-        )
-        return legs
+    async def _done(self, handling: Handling, job: Job, given_up: GivenUp, leg: Leg) -> GivenUp:
+        given_up = replace(given_up, legs=given_up.legs | {leg})
+        await self._keep(handling, job, given_up)
+        return given_up
+
+    async def _keep(self, handling: Handling, job: Job, given_up: GivenUp) -> None:
+        message_id = handling.delivery.message_id
+        await self._with_bucket(lambda: self.ledger.keep_given_up(job, given_up, message_id))
 
     async def _call_back(self, job: Job, result: ProcessingResult) -> None:
         try:
@@ -165,34 +158,25 @@ class GivingUp:
         return await self.patience.persist(f"bucket {self.bucket}", call)
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What everybody is told of a message that is given up."""
-
-    job: Job
-    result: ProcessingResult
-    failure: Failure
-    attempts: int
-    may_reply: bool
-    was_recorded: bool
-
-
-def failed_result(job: Job, failure: Failure) -> ProcessingResult:
-    """Return the result of a job that failed."""
-    now = datetime.now(UTC)
+def failed_result(job: Job, failure: Failure, handling: Handling) -> ProcessingResult:
+    """Return the result of a job that failed: it tells what was done, as far as this delivery came."""
+    begun = handling.begun
     return ProcessingResult(
         result_id=job.result_id,
         tenant_id=job.ids.tenant_id,
         session_id=job.ids.session_id,
         image_id=job.ids.image_id,
         image_url=job.source.url,
-        image_generation=job.source.generation,
+        image_generation=begun.image_generation if begun else job.source.generation,
         status="failed",
         error=failure,
+        image=begun.image if begun else None,
+        steps=tuple(begun.run.steps[-MOST_STEPS:]) if begun else (),
+        models=begun.models.report() if begun else (),
         warnings=job.warnings,
         worker_version=__version__,
-        started_at=now,
-        finished_at=now,
+        started_at=begun.started_at if begun else handling.started_at,
+        finished_at=datetime.now(UTC),
     )
 
 

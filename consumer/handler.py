@@ -22,13 +22,12 @@ from consumer.delivering import Delivering
 from consumer.errors import FencedOff, HoldExpired, WorkerLost
 from consumer.failing import Failing
 from consumer.failpoints import Point, reach
-from consumer.giving_up import GivingUp
 from consumer.handling import Copies, Fence, Handling
 from consumer.jobs import Job
 from consumer.ledger import Attempts, Entry, Ledger
 from consumer.ops.tracing import note, span
 from consumer.outbound.callback import Backend
-from consumer.outcomes import SUSPICIOUS, WAIT_AGAIN, WORKER_LOST, Outcome, Settle
+from consumer.outcomes import SUSPICIOUS, WORKER_LOST, Outcome, Settle, rest
 from consumer.patience import Patience
 from consumer.pipeline.nodes import Pipeline
 from consumer.pipeline.parse import parse
@@ -63,7 +62,6 @@ class Handler:
     runner: Runner
     delivering: Delivering
     backend: Backend
-    giving_up: GivingUp
     patience: Patience
     bucket: str
     max_attempts: int
@@ -84,7 +82,7 @@ class Handler:
             outcome = await self._handle(handling)
         finally:
             await self._let_go(handling)
-        return replace(outcome, lingering=handling.run.lingering if handling.run else frozenset())
+        return replace(outcome, lingering=handling.begun.run.lingering if handling.begun else frozenset())
 
     async def _handle(self, handling: Handling) -> Outcome:
         try:
@@ -93,7 +91,7 @@ class Handler:
         except FencedOff as error:
             return Outcome(Settle.LEAVE, error.code)
         except HoldExpired as error:
-            return Outcome(Settle.HAND_BACK, error.code, WAIT_AGAIN)
+            return Outcome(Settle.HAND_BACK, error.code, rest(handling.delivery.delivery_attempt))
         except Exception as error:  # noqa: BLE001 (every error ends here, and `Failing` hands it on)
             handling.progress.stage = Stage.DELIVERING  # what is left is short, and a drain waits for it
             return await self.failing.settle(handling, error)
@@ -122,7 +120,8 @@ class Handler:
             self.on_warning()
         await reach(Point.PARSED)
         if self.patience.is_taken(self.backend.destination(job)):
-            return Outcome(Settle.HAND_BACK, "callback_host_away", WAIT_AGAIN)
+            again = rest(handling.delivery.delivery_attempt)
+            return Outcome(Settle.HAND_BACK, "callback_host_away", again)
         async with self.copies.one_at_a_time(job.result_id):
             return await self._claim_and_work(handling, job, pipeline)
 
@@ -147,7 +146,8 @@ class Handler:
             if isinstance(claim, Claim):
                 return await self._resume_or_run(handling, job, pipeline, entry)
             if self.patience.clock() - waited_since > self.claim_patience:
-                return Outcome(Settle.HAND_BACK, "claimed_by_another", WAIT_AGAIN)
+                again = rest(handling.delivery.delivery_attempt)
+                return Outcome(Settle.HAND_BACK, "claimed_by_another", again)
             await asyncio.sleep(min(CLAIM_LOOK, self.fence.seconds))
 
     async def _tidy(self, job: Job, entry: Entry, claim: Claim | Busy) -> None:
@@ -158,20 +158,10 @@ class Handler:
             await self._with_bucket("forget attempts", lambda: self.ledger.forget_attempts(job))
 
     async def _resume_or_run(self, handling: Handling, job: Job, pipeline: Pipeline, entry: Entry) -> Outcome:
-        message_id, result = handling.delivery.message_id, entry.result
-        if result is not None and result.status == "failed":
+        message_id, result, attempts = handling.delivery.message_id, entry.result, entry.attempts
+        if entry.given_up is not None:
             handling.progress.stage = Stage.DELIVERING
-            await self.giving_up.resume(
-                handling.delivery,
-                job,
-                result,
-                entry.legs,
-                lambda: self.fence.check(handling),
-                was_recorded=entry.was_recorded,
-            )
-            failure = result.error
-            return Outcome(Settle.ACK, "given_up", dead_letter=failure.code if failure else "unknown")
-        attempts = entry.attempts
+            return await self.failing.go_on(handling, job, entry.given_up)
         if result is None:
             attempts = await self._attempts(handling, job, attempts)
             done = await self._run(handling, job, pipeline, alone=attempts.last in SUSPICIOUS)
@@ -183,7 +173,7 @@ class Handler:
         handling.was_recorded = True
         handling.progress.stage = Stage.DELIVERING
         await self.delivering.deliver(handling, job, result)
-        await self._with_bucket("mark done", lambda: self.ledger.mark_done(job, result, message_id))
+        await self._with_bucket("mark done", lambda: self.ledger.mark_done(job, message_id))
         await reach(Point.MARKED)
         if attempts.count:
             await self._with_bucket("forget attempts", lambda: self.ledger.forget_attempts(job))
@@ -236,7 +226,7 @@ class Handler:
                 job,
                 pipeline,
                 may_begin=partial(self._may_begin, handling, job),
-                begun=partial(setattr, handling, "run"),
+                begun=partial(setattr, handling, "begun"),
             )
             if done is not None:
                 self.durations.note(pipeline.kind, self.durations.clock() - started)

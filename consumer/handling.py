@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from consumer.broker import Delivery
 from consumer.broker.leases import Lease
@@ -13,8 +14,8 @@ from consumer.claims import Claim, Claims
 from consumer.errors import FencedOff
 from consumer.jobs import Job
 from consumer.patience import Patience
-from consumer.pipeline.run import Run
 from consumer.progress import Progress
+from consumer.running import Begun
 
 FIRST_EXTENSION = 10.0
 """Seconds to wait for the news that a message just delivered is leased for long enough."""
@@ -32,7 +33,9 @@ class Handling:
     may_reply: bool = False
     """Whether tenant, ids and url have been checked."""
     was_recorded: bool = False
-    run: Run | None = None
+    begun: Begun | None = None
+    """Its run, once that has begun."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)

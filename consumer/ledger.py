@@ -4,7 +4,7 @@
 
 - `.json`: the result, written once; from here on nothing expensive is done again,
 - `.done`: published and called back; only the ack is missing,
-- `.failed`: the failed result of the message that was given up, with the legs already done,
+- `.failed`: the failed result of the message that was given up, with how far that has come,
 - `.attempts`: how many runs failed, or started and never ended,
 - `.claim`: who works on it now (`claims.py`).
 """
@@ -25,7 +25,9 @@ from consumer.storage import ObjectStore, PreconditionFailed, StoredObject
 from contracts.result import ProcessingResult
 from pipeline_steps.errors import ObjectMissing
 
-_MESSAGE, _DONE, _LEGS = "message-id", "done", "legs"
+_MESSAGE = "message-id"
+_ATTEMPTS, _RECORDED, _LEGS, _DONE = "attempts", "recorded", "legs", "done"
+"""Metadata of a failed result."""
 
 
 class Leg(StrEnum):
@@ -46,6 +48,21 @@ class Attempts:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A message that is being given up, and how far that has come."""
+
+    result: ProcessingResult
+    """What is told of it: that it failed, and why."""
+    attempts: int
+    """How many runs failed before."""
+    was_recorded: bool = False
+    """Whether a good result is recorded, of which only the delivery failed."""
+    legs: frozenset[Leg] = frozenset()
+    done: bool = False
+    """All of them: only the ack is missing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the ledger knows of a job."""
 
@@ -54,11 +71,9 @@ class Entry:
     result: ProcessingResult | None = None
     """Recorded: resume by delivering it."""
     done: bool = False
-    """Delivered too: only the ack is missing."""
-    was_recorded: bool = False
-    """Of a failed result: whether a good one is recorded, of which only the delivery failed."""
-    legs: frozenset[Leg] = frozenset()
-    """Of a failed result: what was already done about it."""
+    """Delivered too, or given up altogether: only the ack is missing."""
+    given_up: GivenUp | None = None
+    """This very message is being given up: resume that instead."""
     attempts: Attempts = Attempts()
 
 
@@ -73,14 +88,16 @@ class Ledger(Protocol):
         """Keep the result and return the one that counts: an earlier one of the same work wins."""
         ...
 
-    async def mark_leg(
-        self, job: Job, result: ProcessingResult, message_id: str, legs: frozenset[Leg]
-    ) -> None:
-        """Keep what has been done about a failed result."""
+    async def mark_done(self, job: Job, message_id: str) -> None:
+        """Keep that the result was delivered."""
         ...
 
-    async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
-        """Keep that the result was delivered."""
+    async def given_up(self, job: Job, message_id: str) -> GivenUp | None:
+        """Return how far giving up this very message has come, if it was begun."""
+        ...
+
+    async def keep_given_up(self, job: Job, given_up: GivenUp, message_id: str) -> None:
+        """Keep how far giving up this message has come."""
         ...
 
     async def count_attempt(self, job: Job, code: str) -> Attempts:
@@ -108,16 +125,8 @@ class BucketLedger:
         failed, record, attempts = await asyncio.gather(
             *(self._read(job, ending) for ending in ("failed", "json", "attempts"))
         )
-        if failed is not None and failed.info.metadata.get(_MESSAGE) == message_id:
-            # Our own giving-up was cut short; another message's failure is no reason not to run.
-            metadata = failed.info.metadata
-            return Entry(
-                job,
-                _result(failed, job),
-                metadata.get(_DONE) == "1",
-                was_recorded=record is not None,
-                legs=frozenset(Leg(leg) for leg in metadata.get(_LEGS, "").split(",") if leg),
-            )
+        if given_up := _given_up(failed, job, message_id):
+            return Entry(job, given_up=given_up, done=given_up.done)
         if record is None:
             return Entry(job, attempts=_attempts(attempts))
         result = _result(record, job)
@@ -136,10 +145,6 @@ class BucketLedger:
     async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
         """Write the result once: the commit point of the expensive work."""
         data, metadata = result.model_dump_json().encode(), {_MESSAGE: message_id}
-        if result.status == "failed":
-            await self._write(job, "failed", data, metadata)
-            await self.forget_attempts(job)  # they are used up; a replay has its own
-            return result
         try:
             await self._write(job, "json", data, metadata, only_if_new=True)
         except PreconditionFailed:
@@ -149,23 +154,27 @@ class BucketLedger:
             raise
         return result
 
-    async def mark_leg(
-        self, job: Job, result: ProcessingResult, message_id: str, legs: frozenset[Leg]
-    ) -> None:
-        """Write the failed result again, with what has been done."""
-        metadata = {_MESSAGE: message_id, _LEGS: ",".join(sorted(legs))}
-        await self._write(job, "failed", result.model_dump_json().encode(), metadata)
-
-    async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
-        """Write the marker; a failed result carries its own."""
-        if result.status == "failed":
-            metadata = {_MESSAGE: message_id, _DONE: "1"}
-            await self._write(job, "failed", result.model_dump_json().encode(), metadata)
-            return
+    async def mark_done(self, job: Job, message_id: str) -> None:
+        """Write the marker."""
         try:
             await self._write(job, "done", b"", {_MESSAGE: message_id}, only_if_new=True)
         except PreconditionFailed:
             return  # somebody marked it already
+
+    async def given_up(self, job: Job, message_id: str) -> GivenUp | None:
+        """Read the failed result; another message's is none of this one's."""
+        return _given_up(await self._read(job, "failed"), job, message_id)
+
+    async def keep_given_up(self, job: Job, given_up: GivenUp, message_id: str) -> None:
+        """Write the failed result, with what has been done about it."""
+        metadata = {
+            _MESSAGE: message_id,
+            _ATTEMPTS: str(given_up.attempts),
+            _RECORDED: "1" if given_up.was_recorded else "0",
+            _LEGS: ",".join(sorted(given_up.legs)) or "none",
+            _DONE: "1" if given_up.done else "0",
+        }
+        await self._write(job, "failed", given_up.result.model_dump_json().encode(), metadata)
 
     async def count_attempt(self, job: Job, code: str) -> Attempts:
         """Count a run; two workers that count at once are both counted."""
@@ -221,59 +230,6 @@ class BucketLedger:
         )
 
 
-_REMEMBERED = 10_000
-"""Jobs whose failed attempts a process without a ledger remembers."""
-
-
-class NoLedger:
-    """`LEDGER=off`: nothing is remembered, so a redelivery runs again."""
-
-    def __init__(self, store: ObjectStore, bucket: str) -> None:
-        self._store = store
-        self._bucket = bucket
-        self._attempts: dict[str, Attempts] = {}
-
-    async def look_up(self, job: Job, message_id: str) -> Entry:
-        """Return that nothing is known."""
-        del message_id
-        return Entry(job, attempts=self._attempts.get(job.result_id, Attempts()))
-
-    async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
-        """Keep nothing."""
-        del job, message_id
-        return result
-
-    async def mark_leg(
-        self, job: Job, result: ProcessingResult, message_id: str, legs: frozenset[Leg]
-    ) -> None:
-        """Keep nothing."""
-
-    async def mark_done(self, job: Job, result: ProcessingResult, message_id: str) -> None:
-        """Keep nothing."""
-        del result, message_id
-        await self.forget_attempts(job)
-
-    async def count_attempt(self, job: Job, code: str) -> Attempts:
-        """Count in this process only."""
-        attempts = Attempts(self._attempts.get(job.result_id, Attempts()).count + 1, code)
-        self._attempts[job.result_id] = attempts
-        if len(self._attempts) > _REMEMBERED:
-            del self._attempts[next(iter(self._attempts))]  # the oldest: another worker may have ended it
-        return attempts
-
-    async def forget_attempts(self, job: Job) -> None:
-        """Forget them."""
-        self._attempts.pop(job.result_id, None)
-
-    async def claim(self, job: Job, result: ProcessingResult) -> str:
-        """Write the result, for its readers only."""
-        name = object_name(job, "json")
-        await self._store.write(
-            self._bucket, name, result.model_dump_json().encode(), content_type="application/json"
-        )
-        return f"gs://{self._bucket}/{name}"
-
-
 def object_name(job: Job, ending: str) -> str:
     """Return where the ledger keeps something of a job."""
     ids = job.ids
@@ -296,3 +252,16 @@ def _result(stored: StoredObject, job: Job) -> ProcessingResult:
     if (result.tenant_id, result.result_id) != (job.ids.tenant_id, job.result_id):
         raise CorruptRecord(f"{where} holds another job's result; delete it and replay the message")
     return result
+
+
+def _given_up(stored: StoredObject | None, job: Job, message_id: str) -> GivenUp | None:
+    if stored is None or stored.info.metadata.get(_MESSAGE) != message_id:
+        return None  # another message's failure is no reason not to run
+    said = stored.info.metadata
+    return GivenUp(
+        _result(stored, job),
+        int(said.get(_ATTEMPTS, "0")),
+        was_recorded=said.get(_RECORDED) == "1",
+        legs=frozenset(leg for leg in Leg if leg in said.get(_LEGS, "").split(",")),
+        done=said.get(_DONE) == "1",
+    )

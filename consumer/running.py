@@ -52,6 +52,17 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that has begun: what there is to tell of it however it ends."""
+
+    run: Run
+    models: ModelsUsed
+    started_at: datetime
+    image: ImageInfo | None
+    image_generation: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Runner:
     """Runs pipelines, each with its own deadline, folder and report."""
 
@@ -69,7 +80,7 @@ class Runner:
         job: Job,
         pipeline: Pipeline,
         may_begin: Callable[[], Awaitable[bool]],
-        begun: Callable[[Run], None],
+        begun: Callable[[Begun], None],
     ) -> ProcessingResult | None:
         """Return the result of running `pipeline` on the job's photo, or None if it may not begin.
 
@@ -77,7 +88,7 @@ class Runner:
             job: whose photo, and where it is.
             pipeline: what to do, parsed.
             may_begin: asked once photo and models are there, which may have taken long.
-            begun: told of the run, so that the caller knows of threads that outlive it.
+            begun: told of the run, for threads that outlive it, and for what to say of it if it fails.
 
         Raises:
             StepFailed: a step failed and was not allowed to.
@@ -102,7 +113,8 @@ class Runner:
                 models = ModelsUsed(self.pool.for_job(job.result_id, tenant))
                 folder = TenantFolder(self.store, self.patience, self.bucket, tenant, deadline)
                 run = Run(job.info, models, folder, deadline, self.threads.of(tenant))
-                begun(run)
+                generation = photo.generation if photo else job.source.generation
+                begun(Begun(run, models, started_at, _info(photo), generation))
                 try:
                     written = await execute(
                         pipeline.root, Artifacts.of(photo.image) if photo else Artifacts(), run
@@ -119,7 +131,7 @@ class Runner:
                 session_id=job.ids.session_id,
                 image_id=job.ids.image_id,
                 image_url=job.source.url,
-                image_generation=photo.generation if photo else job.source.generation,
+                image_generation=generation,
                 status="partial" if run.is_partial else "succeeded",
                 image=_info(photo),
                 segments=segments_of(written, photo.image.width, photo.image.height) if photo else (),

@@ -14,7 +14,8 @@ import pytest
 
 from consumer.errors import CorruptRecord
 from consumer.jobs import Ids, Job, Source, of_generation, result_id
-from consumer.ledger import Attempts, BucketLedger, Entry, Leg, NoLedger
+from consumer.ledger import Attempts, BucketLedger, Entry, GivenUp, Leg
+from consumer.no_ledger import NoLedger
 from consumer.storage.filesystem import FilesystemStore
 from contracts.builders import pipeline
 from contracts.result import Failure, ProcessingResult
@@ -120,8 +121,8 @@ class TestRecords:
         async def story(bench: Bench) -> None:
             done = result(generation=await bench.put_photo())
             await bench.ledger.record(JOB, done, OURS)
-            await bench.ledger.mark_done(JOB, done, OURS)
-            await bench.ledger.mark_done(JOB, done, ANOTHERS)  # a second marker is no error
+            await bench.ledger.mark_done(JOB, OURS)
+            await bench.ledger.mark_done(JOB, ANOTHERS)  # a second marker is no error
 
             assert (await bench.ledger.look_up(JOB, OURS)).done
             assert (await bench.ledger.look_up(JOB, ANOTHERS)).done
@@ -157,7 +158,7 @@ class TestRecords:
         async def story(bench: Bench) -> None:
             done = result(generation=await bench.put_photo())
             await bench.ledger.record(JOB, done, OURS)
-            await bench.ledger.mark_done(JOB, done, OURS)
+            await bench.ledger.mark_done(JOB, OURS)
             await bench.ledger.count_attempt(JOB, "store_unavailable")
 
             names = [f"{FOLDER}/{JOB.result_id}.{ending}" for ending in ("attempts", "done", "json")]
@@ -205,7 +206,7 @@ class TestReplacedPhotos:
             new = result(renewed, generation=generation, note="new")
 
             assert await bench.ledger.record(renewed, new, ANOTHERS) == new
-            await bench.ledger.mark_done(renewed, new, ANOTHERS)
+            await bench.ledger.mark_done(renewed, ANOTHERS)
 
             assert await bench.ledger.look_up(JOB, "message-3") == Entry(renewed, new, done=True)
             assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, old)
@@ -263,28 +264,29 @@ class TestReplacedPhotos:
 class TestFailures:
     def test_giving_up_is_resumed_by_the_message_that_was_given_up(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
-            failed = result(failed=True)
-            await bench.ledger.record(JOB, failed, OURS)
+            begun = GivenUp(result(failed=True), 5)
+            await bench.ledger.keep_given_up(JOB, begun, OURS)
 
-            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, failed, done=False)
+            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, given_up=begun)
 
-            await bench.ledger.mark_done(JOB, failed, OURS)
-            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, failed, done=True)
+            ended = replace(begun, done=True)
+            await bench.ledger.keep_given_up(JOB, ended, OURS)
+            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, given_up=ended, done=True)
 
         tell(story)
 
     def test_another_message_runs_as_if_nothing_had_been(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
-            await bench.ledger.record(JOB, result(failed=True), OURS)
-            await bench.ledger.mark_done(JOB, result(failed=True), OURS)
+            await bench.ledger.keep_given_up(JOB, GivenUp(result(failed=True), 1, done=True), OURS)
 
             assert await bench.ledger.look_up(JOB, ANOTHERS) == Entry(JOB)
+            assert await bench.ledger.given_up(JOB, ANOTHERS) is None
 
         tell(story)
 
     def test_a_replay_that_succeeds_is_recorded_beside_the_failure(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
-            await bench.ledger.record(JOB, result(failed=True), OURS)
+            await bench.ledger.keep_given_up(JOB, GivenUp(result(failed=True), 1, done=True), OURS)
             done = result(generation=await bench.put_photo())
 
             assert await bench.ledger.record(JOB, done, ANOTHERS) == done
@@ -297,12 +299,13 @@ class TestFailures:
         self, tell: Tell
     ) -> None:
         async def story(bench: Bench) -> None:
-            done, failed = result(generation=await bench.put_photo()), result(failed=True)
+            done = result(generation=await bench.put_photo())
+            begun = GivenUp(result(failed=True), 1, was_recorded=True)
             await bench.ledger.record(JOB, done, OURS)
-            await bench.ledger.record(JOB, failed, OURS)
+            await bench.ledger.keep_given_up(JOB, begun, OURS)
 
-            assert (await bench.ledger.look_up(JOB, OURS)).result == failed
-            assert (await bench.ledger.look_up(JOB, ANOTHERS)).result == done
+            assert (await bench.ledger.look_up(JOB, OURS)).given_up == begun
+            assert await bench.ledger.look_up(JOB, ANOTHERS) == Entry(JOB, done)
 
         tell(story)
 
@@ -335,16 +338,6 @@ class TestAttempts:
 
         tell(story)
 
-    def test_a_message_that_was_given_up_starts_anew_when_it_is_replayed(self, tell: Tell) -> None:
-        async def story(bench: Bench) -> None:
-            for _ in range(5):
-                await bench.ledger.count_attempt(JOB, "x")
-            await bench.ledger.record(JOB, result(failed=True), OURS)
-
-            assert (await bench.ledger.count_attempt(JOB, "x")).count == 1
-
-        tell(story)
-
     def test_they_are_forgotten_with_the_work(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
             await bench.ledger.count_attempt(JOB, "x")
@@ -358,17 +351,14 @@ class TestAttempts:
 class TestGivingUp:
     def test_what_is_done_about_a_failure_is_known_to_the_next_delivery(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
-            failed = result(failed=True)
-            await bench.ledger.record(JOB, failed, OURS)
-            assert (await bench.ledger.look_up(JOB, OURS)).legs == frozenset()
+            assert await bench.ledger.given_up(JOB, OURS) is None
 
-            legs = frozenset({Leg.DEAD_LETTERED, Leg.PUBLISHED})
-            await bench.ledger.mark_leg(JOB, failed, OURS, legs)
-            entry = await bench.ledger.look_up(JOB, OURS)
-            assert (entry.result, entry.legs, entry.done) == (failed, legs, False)
+            begun = GivenUp(result(failed=True), 5)
+            told = replace(begun, legs=frozenset({Leg.DEAD_LETTERED, Leg.PUBLISHED}))
+            for step in (begun, told, replace(told, was_recorded=True), replace(told, done=True)):
+                await bench.ledger.keep_given_up(JOB, step, OURS)
 
-            await bench.ledger.mark_done(JOB, failed, OURS)
-            assert (await bench.ledger.look_up(JOB, OURS)).done
+                assert await bench.ledger.given_up(JOB, OURS) == step
 
         tell(story)
 
@@ -395,11 +385,11 @@ class TestWithoutLedger:
             ledger = NoLedger(bench.store, BUCKET)
 
             assert await ledger.record(JOB, result(), OURS) == result()
-            await ledger.mark_done(JOB, result(), OURS)
+            await ledger.mark_done(JOB, OURS)
             assert await ledger.look_up(JOB, OURS) == Entry(JOB)
             assert [(await ledger.count_attempt(JOB, "x")).count for _ in range(2)] == [1, 2]
             assert (await ledger.count_attempt(job_of(5), "x")).count == 1
-            await ledger.mark_done(JOB, result(), OURS)
+            await ledger.mark_done(JOB, OURS)
             assert (await ledger.count_attempt(JOB, "x")).count == 1
             assert await bench.names() == []
 

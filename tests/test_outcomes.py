@@ -6,7 +6,7 @@ import pytest
 
 from consumer.broker import BrokerMisconfigured, BrokerUnavailable, MessageTooLarge
 from consumer.errors import CallbackFailed, MalformedMessage, WorkerLost
-from consumer.outcomes import POLICY, Action, attempts_allowed, backoff, class_of, failure_of
+from consumer.outcomes import POLICY, Action, attempts_allowed, backoff, class_of, failure_of, rest
 from consumer.pipeline.parse import InvalidPipeline
 from consumer.pipeline.problems import Problem
 from consumer.pipeline.run import StepFailed
@@ -129,6 +129,20 @@ def test_an_error_nobody_foresaw_gets_fewer_attempts(
     failure_class: FailureClass, most: int, allowed: int
 ) -> None:
     assert attempts_allowed(failure_class, most) == allowed
+
+
+@pytest.mark.parametrize(("deliveries", "minutes"), [(20, 2 * 60 + 25), (100, 15 * 60 + 45)])
+def test_a_message_that_waits_for_a_peer_has_deliveries_left_for_longer_than_the_longest_hold(
+    deliveries: int, minutes: int
+) -> None:
+    rests = [rest(attempt) for attempt in range(1, deliveries)]
+
+    assert sum(rests) == minutes * 60
+    assert (min(rests), max(rests)) == (60, 600)
+
+
+def test_where_nobody_counts_deliveries_a_message_that_waits_comes_again_every_minute() -> None:
+    assert rest(None) == 60
 
 
 def test_waits_between_attempts_double_up_to_five_minutes() -> None:

@@ -17,12 +17,15 @@ from typing import Literal
 
 from pydantic import Field
 
+import consumer.brake
 from pipeline_steps.artifacts import Detections, Image, Upload, Uploads
 from pipeline_steps.context import StepContext
 from pipeline_steps.errors import InvalidInput, StoreUnavailable
 from pipeline_steps.registry import StepParams, step
 
 RUNS = Path(os.environ["FAULTS_RUNS"])
+if window := os.environ.get("FAULTS_BRAKE_WINDOW"):
+    consumer.brake.WINDOW = float(window)  # five minutes are too long for a test
 
 How = Literal["", "permanent", "transient", "raise", "memory", "disk", "kill", "segfault", "exit", "allocate"]
 

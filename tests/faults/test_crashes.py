@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpc import StatusCode
 
 from tests.faults.invariants import judge
 from tests.faults.kept_alive import kept_alive
-from tests.faults.peers import Peers, Tally, open_peers, step
+from tests.faults.peers import BUCKET, Peers, Tally, open_peers, step
 
 UNAVAILABLE = StatusCode.UNAVAILABLE
 
@@ -81,28 +85,79 @@ def test_a_worker_killed_in_the_middle_of_a_pipeline_has_it_run_again(peers: Pee
     judge(peers)
 
 
+@dataclass(frozen=True)
+class Bad:
+    """A request that is given up."""
+
+    change: Mapping[str, Any]
+    runs: int = 0
+    attempts: int = 1
+    is_told: bool = True
+    """Whether its backend is: not where the message may not name what it names."""
+
+
+def fails(how: str) -> dict[str, Any]:
+    return {"pipeline_definition": {"steps": [step("work", how=how)]}}
+
+
+BAD = {
+    "in-a-run": Bad(fails("permanent"), runs=1),
+    "in-every-run": Bad(fails("transient"), runs=2, attempts=2),
+    # These fail before anything is looked up.
+    "unknown-step": Bad({"pipeline_definition": {"steps": [step("wrok")]}}),
+    "malformed": Bad({"pipeline_definition": {"steps": "none"}}),
+    "not-allowed": Bad({"image_url": f"gs://{BUCKET}/other/originals/a.jpg"}, is_told=False),
+}
+LEGS = {
+    "failure_recorded": ("C12-recorded", 1, 1, 1),
+    "dead_lettered": ("C13-dead-lettered", 2, 1, 1),
+    "failure_published": ("C13-published", 1, 2, 1),
+    "failure_called_back": ("C13-called-back", 1, 1, 2),
+    "failure_marked": ("C13-marked", 1, 1, 1),
+}
+"""After which of them the worker is killed: how many dead letters, results and callbacks there are then."""
+BRIEFLY = {"in-every-run", "malformed", "not-allowed"}
+"""Of these the first leg and the last are enough."""
+
+
 @pytest.mark.parametrize(
-    ("point", "letters", "results", "calls"),
+    ("why", "point"),
     [
-        pytest.param("failure_recorded", 1, 1, 1, id="C12-recorded"),
-        pytest.param("dead_lettered", 2, 1, 1, id="C13-dead-lettered"),
-        pytest.param("failure_published", 1, 2, 1, id="C13-published"),
-        pytest.param("failure_called_back", 1, 1, 2, id="C13-called-back"),
-        pytest.param("failure_marked", 1, 1, 1, id="C13-marked"),
+        pytest.param(why, point, id=f"{name}-{why}")
+        for why in BAD
+        for point, (name, *_) in LEGS.items()
+        if why not in BRIEFLY or point in ("dead_lettered", "failure_marked")
     ],
 )
 def test_a_worker_killed_while_it_gives_a_message_up_goes_on_where_it_was(
-    peers: Peers, point: str, letters: int, results: int, calls: int
+    peers: Peers, why: str, point: str
 ) -> None:
-    sent = peers.send(step("work", how="permanent"))
-    assert peers.worker(FAILPOINTS=f"{point}=kill").ended(60) == -signal.SIGKILL
+    bad = BAD[why]
+    _, letters, results, calls = LEGS[point]
+    sent = peers.send(**bad.change)
+    dying = peers.worker(FAILPOINTS=f"{point}=kill", MAX_ATTEMPTS="2")
+    peers.until(lambda: peers.cut_rests() or not dying.alive, "it to be killed", 60)
+    assert dying.ended() == -signal.SIGKILL
 
-    peers.worker()
+    peers.worker(MAX_ATTEMPTS="2")
     peers.until_settled()
 
-    assert peers.tally(sent) == Tally(runs=1, results=results, calls=calls, effects=1, letters=letters)
+    told = int(bad.is_told)
+    assert peers.tally(sent) == Tally(bad.runs, results, calls * told, effects=told, letters=letters)
     assert {letter.data for letter in peers.letters(sent)} == {sent.body}
-    assert [effect.event for effect in peers.backend.effects] == ["error"]
+    assert {letter.attempts for letter in peers.letters(sent)} == {bad.attempts}
+    assert [effect.event for effect in peers.backend.effects] == ["error"] * told
+    judge(peers)
+
+
+def test_a_dead_letter_that_was_replayed_is_given_up_again_on_its_own_account(peers: Peers) -> None:
+    first = peers.send(step("wrok"))
+    peers.worker()
+    peers.until_settled()
+    again = peers.publish(json.loads(first.body), **{"mlworker-replay-count": "1"})
+    peers.until_settled()
+
+    assert [len(peers.letters(sent)) for sent in (first, again)] == [1, 1]
     judge(peers)
 
 
