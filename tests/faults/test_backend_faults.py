@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.invariants import judge
 from tests.faults.misbehaving import MisbehavingServer, Received
-from tests.faults.peers import ONCE, Peers, Sent, Tally, lasts, open_peers, step
+from tests.faults.peers import ONCE, Peers, Tally, lasts, open_peers, step
 from tests.faults.proxy import Line
 from tests.faults.worker import Worker
 
@@ -231,17 +231,12 @@ def test_k3_a_line_that_swallows_everything_for_a_while_loses_nothing(peers: Pee
     judge(peers)
 
 
-def send_during_an_outage(peers: Peers, seconds: float, messages: int = 8) -> list[Sent]:
-    peers.backend.stop()
-    sent = [peers.send() for _ in range(messages)]
-    lasts(seconds)
-    peers.backend.start()
-    return sent
-
-
 def test_k4_a_backend_that_is_away_pauses_the_pulling_and_uses_up_nothing(peers: Peers) -> None:
     peers.worker(MAX_ATTEMPTS="1").until_ready()
-    sent = send_during_an_outage(peers, 3.0)
+    peers.backend.stop()
+    sent = [peers.send() for _ in range(8)]
+    lasts(3)
+    peers.backend.start()
     # No more than the slots were run for, before it was known that nobody listens.
     assert len(peers.runs()) <= 4
     since = time.monotonic()
@@ -256,7 +251,15 @@ def test_k4_an_outage_longer_than_the_hold_hands_recorded_work_back_and_reads_it
     peers: Peers,
 ) -> None:
     peers.worker(HOLD_TIMEOUT="1").until_ready()
-    sent = send_during_an_outage(peers, 5.0, 2)
+    peers.backend.stop()
+    sent = [peers.send() for _ in range(2)]
+
+    def were_handed_back() -> bool:
+        peers.cut_rests()
+        return min(peers.deliveries(each) for each in sent) >= 2
+
+    peers.until(were_handed_back, "both to be delivered again", 60)
+    peers.backend.start()
     peers.until_settled(60)
 
     assert {peers.tally(each).runs for each in sent} == {1}
