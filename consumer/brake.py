@@ -19,7 +19,8 @@ log = structlog.get_logger()
 WINDOW = 300.0
 """Seconds looked back upon."""
 _NEVER_OURS = frozenset({"malformed_message"})
-"""What is not even a request cannot be a slip of ours, and must not block the queue."""
+"""What is not even a request cannot be a slip of ours, and must not block the queue. What an operator's file
+or setting can make unreadable has codes of its own (`errors.py`), and counts."""
 
 
 @dataclass

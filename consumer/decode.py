@@ -10,7 +10,7 @@ import orjson
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from consumer.broker import Delivery
-from consumer.errors import MalformedMessage
+from consumer.errors import MalformedMessage, NoTenant, OversizedMessage, UnknownPreset
 from consumer.jobs import Ids, Job, Source, result_id
 from consumer.message_problems import look_at_envelope, look_at_request, nesting_problems, unread
 from consumer.ops.tracing import trace_parent_of
@@ -69,7 +69,7 @@ class Decoder:
             return self._notification(delivery)
         if len(delivery.data) > self.max_bytes:
             size = f"{len(delivery.data)} bytes; at most {self.max_bytes} are read (MAX_MESSAGE_BYTES)"
-            raise MalformedMessage([Problem("(message)", size)])
+            raise OversizedMessage([Problem("(message)", size)])
         raw = _json(delivery.data)
         if "pipeline_definition" not in raw and "pipeline" in raw:
             return self._named(raw, delivery)
@@ -89,7 +89,7 @@ class Decoder:
         try:
             check_tenant_id(tenant)
         except ValueError as error:
-            raise MalformedMessage([Problem("objectId", f"tenant {tenant!r}: {error}")]) from error
+            raise NoTenant([Problem("objectId", f"tenant {tenant!r}: {error}")]) from error
         ids = ids_of_photo(tenant, where, notification.generation, metadata)
         source = Source(notification.bucket, notification.name, notification.generation)
         return Job(
@@ -149,6 +149,8 @@ class Decoder:
         if preset is None and "pipeline" not in {problem.path for problem in problems}:
             problems.append(Problem("pipeline", f"no preset is named {raw['pipeline']!r}; {hint}"))
         problems += override_problems(options)
+        if preset is None and request is not None:
+            raise UnknownPreset(problems)
         if problems or request is None or preset is None:
             raise MalformedMessage(problems)
         definition, content = preset.definition, preset.raw

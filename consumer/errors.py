@@ -4,6 +4,7 @@ Each error knows its failure class (`contracts/failure.py`); `outcomes.py` decid
 
     Failed                       has .code, .failure_class, .step_path
       + MalformedMessage           permanent: carries .problems
+        + UnknownPreset, OversizedMessage, NoTenant
       + CallbackFailed             by the backend's answer
       + WorkerLost                 internal: its runs never ended
       + ResultTooLarge             permanent: more than MAX_RESULT_BYTES
@@ -40,6 +41,27 @@ class MalformedMessage(WorkerError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+
+
+# What follows depends on an operator's files and settings too, so it may be a slip of theirs (`brake.py`).
+
+
+class UnknownPreset(MalformedMessage):
+    """A message that names a pipeline of which PRESETS_FILE knows nothing."""
+
+    code = "unknown_preset"
+
+
+class OversizedMessage(MalformedMessage):
+    """A message of more than MAX_MESSAGE_BYTES."""
+
+    code = "message_too_large"
+
+
+class NoTenant(MalformedMessage):
+    """What a route takes for the tenant in an object's name can be none."""
+
+    code = "no_tenant"
 
 
 class CallbackFailed(WorkerError):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
 from consumer.brake import WINDOW, Brake
+from consumer.errors import MalformedMessage
+from consumer.outcomes import failure_of
+from contracts.notification import StorageNotification
+from tests.test_decode import DECODER, NAMED, NOTIFICATION, delivery
 
 
 @dataclass
@@ -63,6 +68,33 @@ def test_what_is_not_even_a_request_never_stops_the_queue(brake: Brake) -> None:
     note(brake, "malformed_message", 500)
 
     assert brake.why == ""
+
+
+def unreadable(read: Callable[[], object]) -> str:
+    with pytest.raises(MalformedMessage) as refused:
+        read()
+    return failure_of(refused.value).code
+
+
+def test_messages_that_only_a_slip_of_ours_makes_unreadable_stop_pulling() -> None:
+    """Another presets file, a limit that is too small, a route that takes a wrong folder for the tenant's."""
+    named = {**NAMED, "pipeline": "OURS_WAS_LOST"}
+    photo = StorageNotification.model_validate({**NOTIFICATION, "objectId": "results of may/originals/a.jpg"})
+    codes = [
+        unreadable(lambda: DECODER.decode(delivery(named))),
+        unreadable(lambda: DECODER.decode(delivery(b" " * (DECODER.max_bytes + 1)))),
+        unreadable(lambda: DECODER.job_of(photo, {}, delivery())),
+    ]
+
+    assert codes == ["unknown_preset", "message_too_large", "no_tenant"]
+    for code in codes:
+        engaged = Brake(20)
+        note(engaged, code, 21)
+        assert engaged.why
+
+
+def test_a_message_of_an_unknown_preset_that_is_no_request_either_is_malformed() -> None:
+    assert unreadable(lambda: DECODER.decode(delivery({"pipeline": "OURS_WAS_LOST"}))) == "malformed_message"
 
 
 def test_it_releases_by_itself_and_lets_a_few_more_through(brake: Brake, clock: Clock) -> None:
