@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
-NOT_FAULTS = {"test_properties.py", "test_reliability_page.py"}
+NOT_FAULTS = {"test_properties.py", "test_reliability_page.py", "test_soak.py"}
 
 
 def defined(folder: Path) -> dict[str, str]:
