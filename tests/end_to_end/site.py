@@ -48,13 +48,17 @@ class Backend:
     """Statuses of the next answers; then 200."""
     down_until: float = 0.0
     status_when_down: int = 503
+    refuses: dict[str, int] = field(default_factory=dict)
+    """What every callback about an image is answered with."""
     calls: list[tuple[str, dict[str, Any], dict[str, str], int]] = field(default_factory=list)
 
     async def post(self, request: Request) -> Response:
         status = self.answers.pop(0) if self.answers else 200
         if time.monotonic() < self.down_until:
             status = self.status_when_down
-        self.calls.append((request.url.path, await request.json(), dict(request.headers), status))
+        body = await request.json()
+        status = self.refuses.get(body.get("imageId", ""), status)
+        self.calls.append((request.url.path, body, dict(request.headers), status))
         return JSONResponse({}, status_code=status)
 
     def accepted(self, ending: str) -> Counter[str]:
