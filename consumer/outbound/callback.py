@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -155,8 +156,9 @@ class Backend:
         except (TimeoutError, httpx.TransportError, httpx.StreamError) as error:
             if response is None:
                 why = str(error) or f"no answer within {limit} s"
+                failure_class = _class_of_no_answer(error)
                 raise CallbackFailed(
-                    f"{host}: {type(error).__name__}: {why}", FailureClass.TRANSIENT, outage=True
+                    f"{host}: {type(error).__name__}: {why}", failure_class, outage=True
                 ) from error
         note(status=response.status_code)
         # The status is the answer, whatever became of the rest of it. It may repeat what it was sent.
@@ -215,6 +217,14 @@ def check_answer(host: str, response: httpx.Response, answer: str) -> None:
         outage=outage,
         retry_after=_retry_after(response.headers.get("Retry-After")),
     )
+
+
+def _class_of_no_answer(error: BaseException) -> FailureClass:
+    """A certificate that has expired, or is another's, does not mend itself; all else may."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return FailureClass.TRANSIENT if cause is None else FailureClass.CONFIGURATION
 
 
 def _class_of(status: int) -> tuple[FailureClass, bool]:

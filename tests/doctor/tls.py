@@ -22,7 +22,8 @@ def certificate(
 ) -> tuple[Path, Path]:
     """Write a certificate that ends in so many days, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    # Of its own: among several of one name a client that trusts them all may look at the wrong one.
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{host} for {days:g} days")])
     now = datetime.now(UTC)
     names = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     if host != "localhost":

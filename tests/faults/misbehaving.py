@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -109,6 +110,8 @@ class MisbehavingServer(ABC):
 
     def __init__(self) -> None:
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
+        """With what certificate it is served from the next start on; None for in the clear."""
         self.exchanges: list[Exchange] | deque[Exchange] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -147,6 +150,8 @@ class MisbehavingServer(ABC):
 
         self._server = _Server(("127.0.0.1", self.port), Handler)
         self.port = self._server.server_address[1]
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 

@@ -293,7 +293,7 @@ class TestTls:
                 tls=authority.trust(),
             )
 
-            assert meaning(failed) == OUTAGE
+            assert meaning(failed) == (FailureClass.CONFIGURATION, True)  # an operator has to act
             assert "certificate" in str(failed)
             assert backend.calls == []
 
