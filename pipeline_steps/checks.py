@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 
-from pipeline_steps.models import ModelKind
+from pipeline_steps.models import ModelKind, ModelSpec
 from pipeline_steps.names import expected_one_of
 from pipeline_steps.registry import Scope
 
@@ -26,14 +27,19 @@ def model_problems(scope: Scope, parameter: str, name: str, *kinds: ModelKind) -
         yield parameter, f"model {name!r} is of kind {spec.kind.value!r}, expected {wanted}. {hint}"
 
 
-def class_problems(scope: Scope, parameter: str, model: str, classes: tuple[str, ...] | None) -> Problems:
-    """Yield which of `classes` the model does not know."""
-    spec = scope.models.get(model) if scope.models is not None else None
+def class_problems(
+    scope: Scope, parameter: str, model: str, kind: ModelKind, classes: tuple[str, ...] | None
+) -> Problems:
+    """Yield which of `classes` the model of that kind does not know."""
+    spec = _meant(scope, model, kind)
     if spec is None or classes is None:
         return
     for name in classes:
         if name not in spec.classes:
-            yield parameter, f"model {model!r} knows no class {name!r}. {expected_one_of(name, spec.classes)}"
+            yield (
+                parameter,
+                f"model {spec.name!r} knows no class {name!r}. {expected_one_of(name, spec.classes)}",
+            )
 
 
 def segment_type_problems(scope: Scope, parameter: str, segment_type: str | None) -> Problems:
@@ -46,9 +52,26 @@ def segment_type_problems(scope: Scope, parameter: str, segment_type: str | None
     )
 
 
-def model_classes(scope: Scope, model: str, chosen: tuple[str, ...] | None) -> frozenset[str] | None:
-    """Return the labels a model's answers can have; None when the model is not known."""
-    spec = scope.models.get(model) if scope.models is not None else None
+def model_classes(
+    scope: Scope, model: str, kind: ModelKind, chosen: tuple[str, ...] | None
+) -> frozenset[str] | None:
+    """Return the labels a model's answers can have; None when the model is not known.
+
+    A chosen label that the model does not know is a problem of its own, and may stand for any of the others.
+    """
+    spec = _meant(scope, model, kind)
     if spec is None:
         return None
-    return frozenset(spec.classes if chosen is None else chosen)
+    return frozenset(spec.classes if chosen is None or not set(chosen) <= set(spec.classes) else chosen)
+
+
+def _meant(scope: Scope, name: str, kind: ModelKind) -> ModelSpec | None:
+    """Return the model of that kind which is meant; that its name is misspelt is told elsewhere."""
+    if scope.models is None:
+        return None
+    spec = scope.models.get(name)
+    if spec is not None:
+        return spec if spec.kind is kind else None
+    suitable = [known.name for known in scope.models.values() if known.kind is kind]
+    close = get_close_matches(name, suitable, n=1, cutoff=0.8)
+    return scope.models[close[0]] if close else None

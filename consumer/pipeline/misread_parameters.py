@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import JsonValue, ValidationError
 
-from consumer.pipeline.problems import Problem, nearest, problems_of, read_keys
+from consumer.pipeline.problems import Problem, nearest, problems_of, read_keys, surely
 from pipeline_steps.registry import Scope, StepParams
 
 SOME_NAME = "?"
@@ -35,6 +35,12 @@ def read_again(
             written = keys.written.get(parameter, parameter)
             problems.append(Problem(f"{written}{dot}{rest}", problem.message))
         wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False) if detail["loc"]}
+        for name in [*wrong]:
+            words = [word for word in _some_values(params.model_fields[name].annotation) if word != SOME_NAME]
+            meant = surely(str(keys.values.get(name)), [word for word in words if isinstance(word, str)])
+            if meant is not None:
+                keys.values[name] = meant
+                wrong.discard(name)
     problems += [Problem(key, f"unknown key; {nearest(key, params.model_fields)}") for key in keys.unknown]
 
     versions = tuple(_versions(params, keys.values, wrong))

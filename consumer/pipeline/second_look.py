@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -31,6 +31,7 @@ from contracts.pipeline import (
     ElementDefinition,
     GroupDefinition,
     MapDefinition,
+    OnError,
     PipelineDefinition,
     StepDefinition,
 )
@@ -56,6 +57,10 @@ _INNER: Final[Mapping[str, Any]] = {
 """Fields that are elements, and what stands for them while the fields beside them are checked."""
 _OWN: Final[Mapping[str, Any]] = {"name": "unread", "over": "segments"}
 """What stands for a required field that cannot be read, while the others are."""
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "over": get_args(MapDefinition.model_fields["over"].annotation),
+    "on_error": get_args(OnError),
+}
 _ALL_FIELDS = frozenset().union(*_FIELDS.values())
 
 _Raw: TypeAlias = dict[str, JsonValue]
@@ -167,6 +172,11 @@ class _Looking:
                 self._tell(at(path, problem.path), problem.message)
             wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False)}
         right = {name: value for name, value in own.items() if name not in wrong}
+        for name in wrong & _CHOICES.keys():
+            meant = surely(str(own.get(name)), _CHOICES[name])
+            if meant is not None:
+                right[name] = meant
+                wrong.discard(name)
         stand_ins = {name: _OWN[name] for name in wrong if name in _OWN}
         return model.model_validate(inner | right | stand_ins), wrong
 

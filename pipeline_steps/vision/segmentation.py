@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -28,6 +28,15 @@ LEAST_SCORE = 0.5
 """Where neither pipeline nor manifest has one."""
 LEAST_QUALITY = 0.88
 """Likewise of a mask: what `SamAutomaticMaskGenerator` wants."""
+
+
+NAMED_BY: Mapping[Mode, ModelKind] = {
+    "prompted": ModelKind.DETECTION,
+    "automatic": ModelKind.CLASSIFICATION,
+    "instance": ModelKind.INSTANCE,
+    "semantic": ModelKind.SEMANTIC,
+}
+"""The kind of model that names the regions."""
 
 
 class SegmentationParams(StepParams):
@@ -132,12 +141,14 @@ class SegmentationParams(StepParams):
             yield from model_problems(scope, "classifier", self.classifier, ModelKind.CLASSIFICATION)
         namer = self._namer()
         if namer is not None:
-            yield from class_problems(scope, "classes", namer, self.classes)
+            yield from class_problems(scope, "classes", namer, NAMED_BY[self.mode], self.classes)
 
     def segment_labels(self, scope: Scope) -> frozenset[str] | None:
         """The classes of the model that names the segments, or `object`."""
         namer = self._namer()
-        return frozenset({UNNAMED}) if namer is None else model_classes(scope, namer, self.classes)
+        if namer is None:
+            return frozenset({UNNAMED})
+        return model_classes(scope, namer, NAMED_BY[self.mode], self.classes)
 
     def _namer(self) -> str | None:
         match self.mode:

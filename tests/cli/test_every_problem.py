@@ -127,6 +127,14 @@ def misspell_kwarg(element: Object) -> str | None:
     return f"kwargs.{key[0] + key[2:]}"
 
 
+# What they leave of a segmentation still tells which labels there can be.
+IN_SEGMENTATIONS = [
+    put_kwarg("classes", ["segmeto", "cajon"]),
+    put_kwarg("detector", "contaners"),
+    put_kwarg("mode", "promted"),
+    put_kwarg("confidence", "high"),
+    put_kwarg("zzz", 1),
+]
 IN_ANY = [misspell_value("type"), put("colour", 1), misspell("type")]
 IN_STEPS = [
     *IN_ANY,
@@ -169,8 +177,7 @@ def mistakes_in(element: Object) -> list[Mistake]:
         return [put("sahi_slice_height", "tall")]
     match element.get("type"):
         case "step":
-            # The classes of a segmentation decide about every segment type after it: not of its own.
-            return [*IN_STEPS] if element["name"] != "segmentation" else IN_STEPS[:-6]
+            return IN_SEGMENTATIONS if element["name"] == "segmentation" else IN_STEPS
         case "group":
             return IN_GROUPS
         case "map":

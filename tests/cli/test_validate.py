@@ -246,6 +246,43 @@ def test_one_wrong_value_hides_nothing_else_of_its_step(tmp_path: Path, models: 
     }
 
 
+def test_a_wrong_model_or_class_makes_nothing_else_wrong(tmp_path: Path, models: Path) -> None:
+    steps = [
+        {"type": "step", "name": "segmentation", "kwargs": {"classes": ["segmeto"]}},
+        {"type": "step", "name": "detection", "kwargs": {"segment_type": "segmento", "model": "plant"}},
+        {"type": "step", "name": "detection", "kwargs": {"model": "plant", "classes": ["plnt"]}},
+        {"type": "step", "name": "detection", "kwargs": {"model": "species", "classes": ["plant"]}},
+        {"type": "step", "name": "segmentation", "kwargs": {"detector": "sam"}},
+        {"type": "step", "name": "detection", "kwargs": {"segment_type": "bed"}},
+    ]
+
+    assert told(tmp_path, {"steps": steps}, "--model-path", str(models)).keys() == {
+        "steps.0.kwargs.classes",
+        "steps.1.kwargs.model",
+        "steps.2.kwargs.model",
+        "steps.2.kwargs.classes",
+        "steps.3.kwargs.model",
+        "steps.4.kwargs.detector",
+    }
+
+
+def test_a_misspelt_choice_is_taken_for_what_was_meant(tmp_path: Path, models: Path) -> None:
+    detection = {"type": "step", "name": "detection", "kwargs": {"segment_type": "bed"}}
+    steps = [
+        {"type": "map", "over": "detectons", "body": {"type": "step", "name": "count"}},
+        {"type": "step", "name": "segmentation", "kwargs": {"mode": "promted"}},
+        detection,
+    ]
+
+    assert told(tmp_path, {"steps": steps}, "--model-path", str(models)).keys() == {
+        "steps.0.over",
+        "steps.0",
+        "steps.0.body",
+        "steps.1.kwargs.mode",
+        "steps.2.kwargs.segment_type",
+    }
+
+
 def test_warnings_are_told_beside_problems(tmp_path: Path) -> None:
     wrong = {**REQUEST, "tenant_id": "models", "setings": {}, "settings": {"colour": "red"}}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.pipeline.definition import read_definition
@@ -354,6 +354,7 @@ ELEMENTS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON | st.fixed_dictionaries({"steps": st.lists(ELEMENTS, max_size=4)}))
 def test_whatever_comes_is_a_definition_or_a_list_of_problems(raw: object) -> None:
     definition, found = read_definition(raw)
