@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import structlog
 
-from consumer.broker import Delivery
 from consumer.errors import CallbackFailed, CorruptRecord
 from consumer.failpoints import Point, reach
 from consumer.handling import Fence, Handling
@@ -66,8 +65,7 @@ class GivingUp:
         """
         job = handling.job
         if job is None:
-            await self.fence.check(handling)
-            await self._dead_letter(handling.delivery, None, failure, attempts)
+            await self._dead_letter(handling, None, failure, attempts)
             await reach(Point.DEAD_LETTERED)
             return
         given_up = GivenUp(
@@ -88,20 +86,18 @@ class GivingUp:
         """
         result = given_up.result
         if Leg.DEAD_LETTERED not in given_up.legs:
-            await self.fence.check(handling)
-            await self._dead_letter(handling.delivery, job, result.error or _UNKNOWN, given_up.attempts)
+            await self._dead_letter(handling, job, result.error or _UNKNOWN, given_up.attempts)
             await reach(Point.DEAD_LETTERED)
             given_up = await self._done(handling, job, given_up, Leg.DEAD_LETTERED)
         if Leg.PUBLISHED not in given_up.legs and not given_up.was_recorded:
-            await self.fence.check(handling)
+            publish = self._fenced(handling, lambda: self.results.publish(result, None))
             with span("publish results", topic=self.results.topic):
-                await self.patience.persist("results topic", lambda: self.results.publish(result, None))
+                await self.patience.persist("results topic", publish)
             await reach(Point.FAILURE_PUBLISHED)
             given_up = await self._done(handling, job, given_up, Leg.PUBLISHED)
         if Leg.CALLED_BACK not in given_up.legs and handling.may_reply:
-            await self.fence.check(handling)
             with span("callback"):
-                await self._call_back(job, result)
+                await self._call_back(handling, job, result)
             await reach(Point.FAILURE_CALLED_BACK)
         await self._keep(handling, job, replace(given_up, done=True))
         await reach(Point.FAILURE_MARKED)
@@ -115,11 +111,20 @@ class GivingUp:
         message_id = handling.delivery.message_id
         await self._with_bucket(lambda: self.ledger.keep_given_up(job, given_up, message_id))
 
-    async def _call_back(self, job: Job, result: ProcessingResult) -> None:
+    def _fenced(self, handling: Handling, call: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        """Return the call, before each try of which lease and claim must cover it: it may wait for hours."""
+
+        async def fenced() -> T:
+            await self.fence.check(handling)
+            return await call()
+
+        return fenced
+
+    async def _call_back(self, handling: Handling, job: Job, result: ProcessingResult) -> None:
         try:
             await self.patience.persist(
                 self.backend.destination(job),
-                lambda: self.backend.deliver(job, result),
+                self._fenced(handling, lambda: self.backend.deliver(job, result)),
                 about=job.result_id,
                 everybody=self.backend.is_everybodys(job),
             )
@@ -129,8 +134,9 @@ class GivingUp:
             log.warning("error_callback_refused", error=str(error))
 
     async def _dead_letter(
-        self, delivery: Delivery, job: Job | None, failure: Failure, attempts: int
+        self, handling: Handling, job: Job | None, failure: Failure, attempts: int
     ) -> None:
+        delivery = handling.delivery
         reason = DeadLetterAttributes(
             error_code=failure.code,
             error_class=failure.failure_class,
@@ -147,9 +153,8 @@ class GivingUp:
             replay_count=job.replay_count if job else 0,
         )
         with span("publish dead letter", topic=self.dead_letters.topic, code=failure.code):
-            await self.patience.persist(
-                "dead-letter topic", lambda: self.dead_letters.publish(delivery, reason)
-            )
+            publish = self._fenced(handling, lambda: self.dead_letters.publish(delivery, reason))
+            await self.patience.persist("dead-letter topic", publish)
         log.error(
             "dead_lettered", code=failure.code, failure_class=failure.failure_class, error=failure.message
         )

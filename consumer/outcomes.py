@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -87,7 +88,7 @@ POLICY: Mapping[FailureClass, Action] = {
     FailureClass.SUPERSEDED: Action.FORGET,
 }
 
-WORKER_LOST, OUT_OF_MEMORY = "worker_lost", "out_of_memory"
+WORKER_LOST, OUT_OF_MEMORY, OUT_OF_RESOURCES = "worker_lost", "out_of_memory", "out_of_resources"
 SUSPICIOUS = frozenset({WORKER_LOST, OUT_OF_MEMORY, DeviceFailed.code})
 """After a run that ended like this, the next one runs alone: it may have brought others down with it."""
 
@@ -105,10 +106,23 @@ def backoff(attempt: int) -> float:
     return float(min(10 * 2 ** (attempt - 1), 300))
 
 
+_RUN_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+"""Disk, quota, files open in the process and on the machine."""
+
+
+def _has_run_out(error: BaseException) -> bool:
+    """Tell whether the machine had too little of something: the same message may do well elsewhere."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _RUN_OUT)
+
+
+def _run_out_of(error: BaseException) -> str:
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) else OUT_OF_RESOURCES
+
+
 def class_of(error: BaseException) -> FailureClass:
     """Return what kind of failure `error` is; one that nobody foresaw is internal."""
     match error:
-        case StepFailed(root=MemoryError()):
+        case StepFailed(root=root) if _has_run_out(root):
             return FailureClass.TRANSIENT
         case StepFailed() | StepError() | WorkerError():
             return error.failure_class
@@ -120,7 +134,7 @@ def class_of(error: BaseException) -> FailureClass:
             return FailureClass.CONFIGURATION
         case BrokerError():
             return FailureClass.PERMANENT
-        case MemoryError():
+        case _ if _has_run_out(error):
             return FailureClass.TRANSIENT
         case _:
             return FailureClass.INTERNAL
@@ -131,10 +145,10 @@ def failure_of(error: BaseException) -> Failure:
     code: str
     path: str | None
     match error:
-        case StepFailed(root=MemoryError()):
-            code, path = OUT_OF_MEMORY, error.path
-        case MemoryError():
-            code, path = OUT_OF_MEMORY, None
+        case StepFailed(root=root) if _has_run_out(root):
+            code, path = _run_out_of(root), error.path
+        case _ if _has_run_out(error):
+            code, path = _run_out_of(error), None
         case StepFailed():
             code, path = error.code, error.path
         case StepError() | WorkerError():

@@ -1,22 +1,33 @@
-"""What a failed result holds."""
+"""What a failed result holds, and what stops its telling."""
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
 
-from consumer.broker import Delivery
+import pytest
+
+from consumer.broker import BrokerUnavailable, Delivery
 from consumer.broker.leases import Lease
-from consumer.giving_up import MOST_STEPS, failed_result
-from consumer.handling import Handling
+from consumer.errors import FencedOff
+from consumer.giving_up import MOST_STEPS, GivingUp, failed_result
+from consumer.handling import Fence, Handling
 from consumer.jobs import Ids, Job, Source
+from consumer.ledger import Ledger
 from consumer.models_used import ModelsUsed
+from consumer.outbound.callback import Backend
+from consumer.outbound.dead_letter import DeadLetters
+from consumer.outbound.results import ResultsPublisher
+from consumer.patience import Patience
 from consumer.pipeline.run import Run
 from consumer.progress import Progress
 from consumer.running import Begun
 from contracts.builders import pipeline
+from contracts.dead_letter import DeadLetterAttributes
 from contracts.result import Failure
 from pipeline_steps.context import Deadline, TenantStore
 from pipeline_steps.models import Models
@@ -42,3 +53,47 @@ def test_a_failed_result_of_very_many_steps_tells_of_the_last_ones_and_fits_into
     assert result.steps[-1].status == "failed"
     assert len(result.model_dump_json()) < 1_000_000
     assert result.image_generation == 7
+
+
+@dataclass
+class AwayOnce:
+    """A dead-letter topic that nobody reaches at the first try."""
+
+    topic: str = "dead-letters"
+    tries: int = 0
+
+    async def publish(self, delivery: Delivery, reason: DeadLetterAttributes) -> None:
+        self.tries += 1
+        raise BrokerUnavailable("away")
+
+
+@dataclass
+class LostWhileWaiting:
+    """A lease that is there at first, and not any more after a wait."""
+
+    checks: int = 0
+
+    async def check(self, handling: Handling) -> None:
+        self.checks += 1
+        if self.checks > 1:
+            raise FencedOff("lost")
+
+
+def test_a_lease_lost_while_the_dead_letter_topic_is_away_ends_the_giving_up() -> None:
+    topic, fence = AwayOnce(), LostWhileWaiting()
+    giving_up = GivingUp(
+        ledger=cast("Ledger", None),
+        dead_letters=cast("DeadLetters", topic),
+        results=cast("ResultsPublisher", None),
+        backend=cast("Backend", None),
+        patience=Patience(hold_timeout=60, wait_initial=0.01),
+        fence=cast("Fence", fence),
+        subscription="work",
+        bucket="photos",
+    )
+    delivery = Delivery("ack", "1", b"", {}, datetime.now(UTC), None)
+
+    with pytest.raises(FencedOff):
+        asyncio.run(giving_up.give_up(Handling(delivery, cast("Lease", None), Progress()), FAILURE, 1))
+
+    assert topic.tries == 1

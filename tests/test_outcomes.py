@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from consumer.broker import BrokerMisconfigured, BrokerUnavailable, MessageTooLarge
@@ -45,6 +47,19 @@ ERRORS: list[tuple[Exception, FailureClass, str, str | None]] = [
     (ZeroDivisionError("x"), FailureClass.INTERNAL, "internal_error", None),
     (MemoryError("x"), FailureClass.TRANSIENT, "out_of_memory", None),
     (StepFailed("steps.3", "mine", MemoryError()), FailureClass.TRANSIENT, "out_of_memory", "steps.3"),
+    (OSError(errno.ENOSPC, "x"), FailureClass.TRANSIENT, "out_of_resources", None),
+    (
+        StepFailed("steps.3", "mine", OSError(errno.EMFILE, "x")),
+        FailureClass.TRANSIENT,
+        "out_of_resources",
+        "steps.3",
+    ),
+    (
+        StepFailed("steps.3", "mine", OSError(errno.EIO, "x")),
+        FailureClass.INTERNAL,
+        "internal_error",
+        "steps.3",
+    ),
     (WorkerLost("x"), FailureClass.INTERNAL, "worker_lost", None),
     (
         StepFailed("steps.3", "detection", InvalidInput("x")),
