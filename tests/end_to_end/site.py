@@ -192,6 +192,7 @@ async def open_site(folder: Path, steps: StepRegistry) -> AsyncIterator[Site]:
     (models / "models.yaml").write_text("models: []\n")
     backend = Backend()
     app = Starlette(routes=[Route("/{path:path}", backend.post, methods=["POST"])])
+    (folder / "store" / BUCKET).mkdir(parents=True)
     store = FilesystemStore(folder / "store")
     journal = Journal()
     with EmbeddedPubSub(journal=journal) as broker:
