@@ -128,7 +128,7 @@ class _Looking:
         keys = read_keys(raw, _FIELDS[kind])
         self.misspelt.update({at(path, name): key for name, key in keys.written.items()})
         read, wrong = self._own_fields(kind, keys, path)
-        inner: dict[str, Any] = {}
+        inner: dict[str, ElementDefinition | tuple[ElementDefinition, ...]] = {}
         if kind in ("chain", "group"):
             inner["steps"] = self._steps(keys, path, depth)
         elif kind == "chord":
@@ -208,7 +208,7 @@ class _Looking:
             self.may_be_more = True
 
 
-def _made(read: BaseModel, wrong: Collection[str], inner: Mapping[str, Any]) -> ElementDefinition:
+def _made(read: BaseModel, wrong: Collection[str], inner: Mapping[str, object]) -> ElementDefinition:
     """Return the element, open where it is wrong."""
     changed = dict(inner)
     if "on_error" in wrong:
