@@ -7,26 +7,29 @@ its peak (the pixels, and all that is needed meanwhile, as the kernel counts it)
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.e_tiles import Sahi, add_sahi, detected, exactly, photo, pool
 from benchmarks.method import Row, Target, parser, write
 from benchmarks.processes import line
 from consumer.ops.allocator import bound_allocator
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.image.encode import encode_jpeg
 from pipeline_steps.image.intake import read_image
+
+if TYPE_CHECKING:
+    from benchmarks.e_tiles import Sahi
 
 SIZES = {1: (1000, 1000), 12: (3000, 4000), 48: (6000, 8000)}
 ON_ITS_SIDE = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
@@ -53,6 +56,8 @@ def pillow() -> Iterator[Work]:
 @contextmanager
 def detecting() -> Iterator[Work]:
     """Decoding, and the step `sahi_detection`, the models warm."""
+    from benchmarks.e_tiles import detected, pool  # and with it torch, which nobody needs who only decodes
+
     with pool() as (runner, models):
         yield lambda file: _discard(runner.run(detected(models, _read(file))))
 
@@ -127,56 +132,63 @@ def jpeg(pixels: Pixels, exif: bytes = b"") -> bytes:
 
 
 def rows(folder: Path, sahi: Sahi | None) -> list[Row]:
-    """Measure all cases."""
+    """Measure all cases, two processes at a time: it is no matter of time."""
+    from benchmarks.e_tiles import exactly, photo
+
     found = []
-    for megapixels, size in SIZES.items():
-        pixels = photo(*size)
-        files = {"": folder / f"{megapixels}.jpg", ", held upright": folder / f"{megapixels}-turned.jpg"}
-        for file, exif in zip(files.values(), (b"", ON_ITS_SIDE), strict=True):
-            file.write_bytes(jpeg(pixels, exif))
-        for how, file in files.items():
+    with ThreadPoolExecutor(2) as threads:
+        for megapixels, size in SIZES.items():
+            pixels = photo(*size)
+            files = {"": folder / f"{megapixels}.jpg", ", held upright": folder / f"{megapixels}-turned.jpg"}
+            for file, exif in zip(files.values(), (b"", ON_ITS_SIDE), strict=True):
+                file.write_bytes(jpeg(pixels, exif))
+            theirs = threads.submit(beside, sahi, pixels, folder) if sahi else None
+            tiled = threads.submit(grown, "detecting", files[""])
+            decoded = {
+                how: [threads.submit(grown, case, file) for case in ("decoding", "pillow")]
+                for how, file in files.items()
+            }
+            for how, sides in decoded.items():
+                ours, pillows = (side.result() / pixels.nbytes for side in sides)
+                found.append(
+                    Row(
+                        "f",
+                        f"{megapixels} MP JPEG{how}: decoding ÷ bytes of the pixels",
+                        exactly(ours),
+                        Target(most=1.1),
+                        {"Pillow": pillows},
+                    )
+                )
             found.append(
                 Row(
                     "f",
-                    f"{megapixels} MP JPEG{how}: decoding ÷ bytes of the pixels",
-                    exactly(grown("decoding", file) / pixels.nbytes),
-                    Target(most=1.1),
-                    {"Pillow": grown("pillow", file) / pixels.nbytes},
+                    f"{megapixels} MP: decoding and detection in tiles ÷ bytes of the pixels",
+                    exactly(tiled.result() / pixels.nbytes),
+                    Target(most=1.5),
+                    {"SAHI": theirs.result()} if theirs else {},
+                    sahi.about if sahi else {},
                 )
             )
-        found.append(
-            Row(
-                "f",
-                f"{megapixels} MP: decoding and detection in tiles ÷ bytes of the pixels",
-                exactly(grown("detecting", files[""]) / pixels.nbytes),
-                Target(most=1.5) if megapixels > 1 else None,
-                beside(sahi, pixels, folder) if sahi else {},
-                sahi.about if sahi else {},
-            )
-        )
     return found
 
 
-def beside(sahi: Sahi, pixels: Pixels, folder: Path) -> dict[str, float]:
+def beside(sahi: Sahi, pixels: Pixels, folder: Path) -> float:
     """Return what SAHI grows by, its model warm; it reads the pixels as they are, not from a JPEG."""
     file = folder / f"{len(pixels)}.npy"
     np.save(file, pixels[:600, :600])
     sahi.ask(do="detect", photo=str(file), batch=1, forget=True)
     np.save(file, pixels)
     more = growth(sahi.process_id, lambda: sahi.ask(do="detect", photo=str(file), batch=1, forget=True))
-    return {"SAHI": more / pixels.nbytes}
+    return more / pixels.nbytes
 
 
 def main() -> None:
     """Measure, and write what was measured."""
+    from benchmarks.e_tiles import Sahi, add_sahi
+
     words = parser(__doc__)
     add_sahi(words)
-    words.add_argument("--measured", nargs=2, metavar=("CASE", "FILE"), help=argparse.SUPPRESS)
     options = words.parse_args()
-    if options.measured:
-        case, file = options.measured
-        measured_process(case, Path(file))
-        return
     with ExitStack() as closing:
         folder = closing.enter_context(tempfile.TemporaryDirectory())
         sahi = closing.enter_context(Sahi(options.sahi)) if options.sahi else None
@@ -184,4 +196,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--measured"]:
+        measured_process(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main()

@@ -37,7 +37,6 @@ import numpy as np
 
 from benchmarks.e_tiles import crowd, photo
 from benchmarks.method import (
-    BLOCKS,
     Curve,
     Figure,
     Row,
@@ -81,6 +80,7 @@ from tests.command import COMMAND
 from tests.peers import free_port
 from tests.pipeline_steps.fakes import context
 
+BLOCKS = 5
 FACTORS = (1, 10, 100)
 PHOTOS = {1: (600, 800), 10: (2000, 2400), 100: (6000, 8000)}
 MOST = 1.1

@@ -120,7 +120,7 @@ class Row:
             "date": dt.datetime.now(dt.UTC).date().isoformat(),
             "busy": busy,
             "machine": machine(),
-            "versions": {**versions(), **self.peer_versions},
+            "versions": _together(versions(), self.peer_versions),
         }
 
 
@@ -205,15 +205,23 @@ def controlled(side: Side, blocks: int = BLOCKS, *, busy: bool = False) -> Figur
         BusyMachine: it is not as fast as itself, and nobody said `busy`.
     """
     measured = in_turns({"control a": side, "control b": side}, blocks)
-    figure = ratio(measured["control a"], measured["control b"])
-    if abs(figure.value - 1) > CONTROL and not busy:
-        raise BusyMachine(f"the same code is {figure} as fast as itself; at most 5 % apart is believed")
-    return figure
+    return believed(ratio(measured["control a"], measured["control b"]), busy=busy)
 
 
-def control_row(benchmark: str, figure: Figure) -> Row:
-    """Return the row that says how sure the others of its benchmark are."""
-    return Row(benchmark, "control: the same code against itself", figure)
+def believed(control: Figure, *, busy: bool = False) -> Figure:
+    """Return the figure of a side over itself.
+
+    Raises:
+        BusyMachine: it is not as fast as itself, and nobody said `busy`.
+    """
+    if abs(control.value - 1) > CONTROL and not busy:
+        raise BusyMachine(f"the same code is {control} as fast as itself; at most 5 % apart is believed")
+    return control
+
+
+def control_row(benchmark: str, figure: Figure, case: str = "") -> Row:
+    """Return the row that says how sure the others of its benchmark are, or of its case."""
+    return Row(benchmark, f"{case}: control" if case else "control: the same code against itself", figure)
 
 
 def require_quiet(seconds: float = 2.0, *, busy: bool = False) -> None:
@@ -268,6 +276,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _together(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
+    """Return both sides' versions; where theirs is another than ours, both are told."""
+    return {
+        **ours,
+        **{
+            name if ours.get(name, version) == version else f"{name} of the peers": version
+            for name, version in theirs.items()
+        },
+    }
 
 
 def write(name: str, rows: Sequence[Row], options: argparse.Namespace | None = None) -> Path:

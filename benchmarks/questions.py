@@ -41,21 +41,22 @@ QUESTIONS = (
         "Messages through the whole worker (broker, bucket, decoding, model, result, publishing, ack) beside "
         "a bare loop that calls the same model with decoded pictures in its best batch. The peers get the "
         "same messages from the same broker and the same model.",
-        (Program("a_efficiency", 3),),
+        (Program("a_efficiency", 3.5),),
     ),
     Question(
         "b",
         "What do batches gain, and what do they cost?",
         "With 32 requests at a time: how many times as fast as one by one, as a share of what the device can "
         "gain. With one at a time: what the batcher adds to its latency.",
-        (Program("b_batching", 2),),
+        (Program("b_batching", 1.5),),
     ),
     Question(
         "c",
         "What does a message cost?",
-        "Messages whose pipeline does nothing, beside Google's client with a callback that only acks and "
-        "beside a loop that pulls and acks; and the CPU time of a message's full path.",
-        (Program("c_overhead", 3),),
+        "Messages whose pipeline does nothing, beside Google's client with a callback that only acks, with "
+        "its threads and without, and beside a loop that pulls and acks; and the CPU time of a message's "
+        "full path, which fetches no photo.",
+        (Program("c_overhead", 2),),
     ),
     Question(
         "d",
@@ -63,9 +64,10 @@ QUESTIONS = (
         "A photo's masks as run lengths, by ours and by segment-anything's own generator with the same "
         "weights, both on one core, stock with the `points_per_batch` at which it is fastest. The small SAM "
         "runs whole. ViT-B-sized is measured by stage, and what is marked *composed* is computed from the "
-        "stages by the formula in `benchmarks/d_sam.py`; rows marked *whole* ran from beginning to end.",
+        "stages by the formula in `benchmarks/d_sam.py`; rows marked *whole* ran from beginning to end. "
+        "Where both sides have seen a photo whole, their masks are compared.",
         (
-            Program("d_sam", 5),
+            Program("d_sam", 5.5),
             Program("d_sam", 70, ("--whole",), is_long=True),
         ),
     ),
@@ -75,14 +77,14 @@ QUESTIONS = (
         "The same photos, weights, tiles and merging, by ours and by SAHI, each with one thread on the same "
         "core, by turns. Merging alone is measured on boxes as overlapping tiles leave them. A simulated "
         "device, which only takes time, shows what batches gain where they gain something.",
-        (Program("e_tiles", 3),),
+        (Program("e_tiles", 2.5),),
     ),
     Question(
         "f",
         "How much memory does a photo need?",
         "What a process that is ready and holds the photo's file grows by at its peak, as the kernel counts "
         "it; beside Pillow, SAHI and stock SAM. For SAM: what is added to the decoded photo.",
-        (Program("f_memory", 1), Program("d_sam", 1.5, ("--memory",))),
+        (Program("f_memory", 1), Program("d_sam", 1, ("--memory",))),
     ),
     Question(
         "g",

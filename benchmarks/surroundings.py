@@ -29,6 +29,7 @@ from benchmarks.method import on_core
 from consumer.local.pubsub import Deed, EmbeddedPubSub, Journal
 from consumer.local.pubsub.messages import Message
 from consumer.local.pubsub.topics import Draft
+from consumer.ops.figures import Figures, figures_in
 from tests.command import bare_environment
 from tests.peers import fake_gcs_server, make_gcs_bucket
 
@@ -323,12 +324,22 @@ def wait_for(url: str, program: Program, limit: float = START_LIMIT) -> None:
 def metrics(url: str) -> dict[str, float]:
     """Return the sums over labels of a worker's metrics, by name."""
     found: defaultdict[str, float] = defaultdict(float)
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        for line in answer.read().decode().splitlines():
-            if not line.startswith("#"):
-                series, _, value = line.rpartition(" ")
-                found[series.partition("{")[0]] += float(value)
+    for line in _answer(url).splitlines():
+        if not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            found[series.partition("{")[0]] += float(value)
     return dict(found)
+
+
+def figures(url: str) -> Figures:
+    """Return what a worker has done so far, by its metrics."""
+    return figures_in(_answer(url))
+
+
+def _answer(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        found: str = answer.read().decode()
+    return found
 
 
 def as_json(**fields: object) -> bytes:

@@ -28,6 +28,8 @@ from consumer.terminal import (
     run_to_end,
 )
 
+ModelPath = Annotated[str, typer.Option(help="Folder of models.yaml; `demo`: the packaged models.")]
+
 app = typer.Typer(
     name="mlworker",
     no_args_is_help=True,
@@ -62,24 +64,19 @@ def mlworker(
         "mlworker demo                        then open demo-out/index.html",
         "mlworker demo --images ~/photos      your own: JPEG, PNG, WebP, TIFF",
         "mlworker demo --count 40 --seed 7",
+        "mlworker demo --model-path models/   your own; one must be called plants",
         note="Exit codes: 0 if every photo ended as a result and a callback, 1 if not, 2 bad input.",
     )
 )
 def demo(
     images: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, file_okay=False, help="Your own photos; without, nursery scenes are generated."
-        ),
+        Path | None, typer.Option(exists=True, file_okay=False, help="Your own photos, not generated scenes.")
     ] = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Where pictures and results go.")] = Path(
-        "demo-out"
-    ),
+    out_folder: Annotated[Path, typer.Option("--out", help="For pictures and results.")] = Path("demo-out"),
     count: Annotated[int, typer.Option(min=1, help="How many scenes to generate.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the scenes: the same seed, the same photos.")] = 1,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
-    ] = False,
+    model_path: ModelPath = "demo",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the summary as JSON only.")] = False,
 ) -> None:
     """Run the main job on this machine: photos in, counted plants and annotated pictures out.
 
@@ -95,6 +92,7 @@ def demo(
             count=count,
             seed=seed,
             json_output=json_output,
+            model_path=model_path,
             emulators=Emulators.named(),
         )
     )
@@ -114,6 +112,7 @@ def local(
         Path, typer.Option(help="Photos dropped under {tenant}/originals/ here are processed.")
     ] = Path("inbox"),
     backend_port: Annotated[int, typer.Option(help="Of the small backend and its page of results.")] = 8090,
+    model_path: ModelPath = "demo",
 ) -> None:
     """Keep a whole worker running on this machine, to develop a backend against.
 
@@ -122,7 +121,10 @@ def local(
     from consumer.local.embedded import Emulators
     from consumer.local.local import run_local
 
-    exit_with(run_local(port=port, inbox=inbox, backend_port=backend_port, emulators=Emulators.named()))
+    servers = Emulators.named()
+    exit_with(
+        run_local(port=port, inbox=inbox, backend_port=backend_port, model_path=model_path, emulators=servers)
+    )
 
 
 @app.command(
@@ -152,9 +154,7 @@ add_doctor(app)
 @app.command(
     epilog=examples("mlworker settings", "mlworker settings --json", note="Times are seconds, sizes bytes.")
 )
-def settings(
-    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
+def settings(json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """List the environment variables of `mlworker run`, with their defaults."""
     from consumer.reference import settings_reference
 
@@ -176,10 +176,7 @@ def settings(
 )
 def validate(
     file: Annotated[str, typer.Argument(help="JSON file, or - for standard input.")],
-    model_path: Annotated[
-        str,
-        typer.Option(help="Folder of models.yaml to check model names against; `demo`: the packaged one."),
-    ] = "demo",
+    model_path: ModelPath = "demo",
     json_output: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
 ) -> None:
     """Check a pipeline definition, a request, or the older named-pipeline message, without running it."""

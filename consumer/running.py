@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,7 +98,7 @@ class Runner:
             ModelUnavailable: a model does not load, or they do not fit together.
             HoldExpired: a model does not load, and enough messages wait for it already.
         """
-        if any(self.patience.is_taken(self._destination(job, name)) for name in pipeline.models):
+        if any(self.patience.is_taken(self._destination(job, names)) for names in _waited_for(pipeline)):
             raise HoldExpired("a model of this pipeline does not load, and enough messages wait for it")
         started_at = datetime.now(UTC)
         tenant = job.ids.tenant_id
@@ -153,26 +153,28 @@ class Runner:
         return result
 
     async def until_models_load(self, job: Job, pipeline: Pipeline) -> None:
-        """Wait for each of the pipeline's models, which an operator has to put right; others go on meanwhile.
+        """Wait for the pipeline's models, which an operator has to put right; others go on meanwhile.
 
         Raises:
-            HoldExpired: one did not load for longer than `hold_timeout`, or enough messages wait already.
+            HoldExpired: one did not load for longer than `hold_timeout`, or they did not fit together, or
+                enough messages wait already.
         """
-        for name in sorted(pipeline.models):
+        for names in _waited_for(pipeline):
             await self.patience.persist(
-                self._destination(job, name),
-                partial(self._load, name, job.ids.tenant_id),
+                self._destination(job, names),
+                partial(self._load, names, job.ids.tenant_id),
                 everybody=False,
                 ours=True,
             )
 
-    async def _load(self, name: str, tenant: str) -> None:
-        async with self.pool.holding((name,), tenant):
+    async def _load(self, names: Collection[str], tenant: str) -> None:
+        async with self.pool.holding(names, tenant):
             return
 
-    def _destination(self, job: Job, name: str) -> str:
-        # By the name of what this tenant gets: it may be another's that does not load.
-        return f"model {self.pool.for_job(job.result_id, job.ids.tenant_id).spec(name).name}"
+    def _destination(self, job: Job, names: Collection[str]) -> str:
+        # By the names of what this tenant gets: it may be another's that does not load.
+        models = self.pool.for_job(job.result_id, job.ids.tenant_id)
+        return f"model {', '.join(models.spec(name).name for name in names)}"
 
     def _check_size(self, result: ProcessingResult) -> None:
         size = len(result.model_dump_json().encode())
@@ -190,6 +192,14 @@ class Runner:
             return await self.patience.persist(
                 f"bucket {job.source.bucket}", lambda: self.fetcher.fetch(job, in_windows=pipeline.in_windows)
             )
+
+
+def _waited_for(pipeline: Pipeline) -> Iterator[tuple[str, ...]]:
+    """Yield each model by itself, and all of them: they may load, and not fit together."""
+    names = tuple(sorted(pipeline.models))
+    yield from ((name,) for name in names)
+    if len(names) > 1:
+        yield names
 
 
 def _info(photo: Photo | None) -> ImageInfo | None:

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     dead_letter_subscription: str | None = Field(
         None, description="Where `mlworker dead-letters` reads given-up messages."
     )
-    requests_topic: str | None = Field(None, description="Where `mlworker submit` publishes.")
+    requests_topic: str | None = Field(None, description="Where `mlworker submit` and `backfill` publish.")
     bucket: str = Field(min_length=3, description="Bucket of the ledger and of stored pictures.")
     allowed_buckets: Words = Field((), description="Buckets photos may be read from; by default `BUCKET`.")
     pubsub_emulator_host: str | None = Field(None, description="host:port of a Pub/Sub emulator.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 
 from pipeline_steps.models import ModelKind, ModelSpec
@@ -28,10 +28,10 @@ def model_problems(scope: Scope, parameter: str, name: str, *kinds: ModelKind) -
 
 
 def class_problems(
-    scope: Scope, parameter: str, model: str, kind: ModelKind, classes: tuple[str, ...] | None
+    scope: Scope, parameter: str, model: str, classes: tuple[str, ...] | None, *kinds: ModelKind
 ) -> Problems:
-    """Yield which of `classes` the model of that kind does not know."""
-    spec = _meant(scope, model, kind)
+    """Yield which of `classes` the model of one of `kinds` does not know."""
+    spec = _meant(scope, model, kinds)
     if spec is None or classes is None:
         return
     for name in classes:
@@ -53,25 +53,25 @@ def segment_type_problems(scope: Scope, parameter: str, segment_type: str | None
 
 
 def model_classes(
-    scope: Scope, model: str, kind: ModelKind, chosen: tuple[str, ...] | None
+    scope: Scope, model: str, chosen: tuple[str, ...] | None, *kinds: ModelKind
 ) -> frozenset[str] | None:
     """Return the labels a model's answers can have; None when the model is not known.
 
     A chosen label that the model does not know is a problem of its own, and may stand for any of the others.
     """
-    spec = _meant(scope, model, kind)
+    spec = _meant(scope, model, kinds)
     if spec is None:
         return None
     return frozenset(spec.classes if chosen is None or not set(chosen) <= set(spec.classes) else chosen)
 
 
-def _meant(scope: Scope, name: str, kind: ModelKind) -> ModelSpec | None:
-    """Return the model of that kind which is meant; that its name is misspelt is told elsewhere."""
+def _meant(scope: Scope, name: str, kinds: Collection[ModelKind]) -> ModelSpec | None:
+    """Return the model of one of `kinds` which is meant; that its name is misspelt is told elsewhere."""
     if scope.models is None:
         return None
     spec = scope.models.get(name)
     if spec is not None:
-        return spec if spec.kind is kind else None
-    suitable = [known.name for known in scope.models.values() if known.kind is kind]
+        return spec if spec.kind in kinds else None
+    suitable = [known.name for known in scope.models.values() if known.kind in kinds]
     close = get_close_matches(name, suitable, n=1, cutoff=0.8)
     return scope.models[close[0]] if close else None

@@ -26,6 +26,10 @@ class ModelKind(StrEnum):
     TORCHSCRIPT = "torchscript"
 
 
+CLASSIFIERS = (ModelKind.CLASSIFICATION, ModelKind.TORCHSCRIPT)
+"""The kinds that say what a picture shows."""
+
+
 class Precision(StrEnum):
     """How closely a model computes what its weights say."""
 

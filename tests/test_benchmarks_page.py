@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -71,8 +73,30 @@ def test_a_missed_target_stands_beside_its_explanation(folder: Path) -> None:
     put(folder, MISSED)
     assert report.unexplained(folder, folder) == [f"e: {MISSED.metric}"]
     (folder / "e.md").write_text("The profile shows that ...\n")
+    assert report.unexplained(folder, folder) == [f"e: {MISSED.metric}"]
+    (folder / "e.md").write_text(f"{MISSED.metric}: the profile shows that ...\n")
     assert report.unexplained(folder, folder) == []
-    assert "The profile shows that ..." in page(folder)
+    assert "the profile shows that ..." in page(folder)
+
+
+def test_an_explanation_in_which_something_is_still_missing_explains_nothing(folder: Path) -> None:
+    put(folder, MISSED)
+    (folder / "e.md").write_text(f"{MISSED.metric}: <!-- fill in: its share of the profile -->\n")
+    assert report.unexplained(folder, folder) == [f"e: {MISSED.metric}"]
+
+
+def test_what_nothing_misses_needs_no_explanation_and_shows_none(folder: Path) -> None:
+    put(folder, MET)
+    (folder / "d.md").write_text("The profile shows that ...\n")
+    assert "The profile shows that ..." not in page(folder)
+    assert report.superfluous(folder, folder) == ["d.md"]
+
+
+def test_versions_of_the_peers_that_are_not_ours_stand_beside_ours() -> None:
+    row = replace(MET, peer_versions={"torch": "0", "celery": "5.7.0"})
+    versions: Any = row.as_json()["versions"]
+    assert versions["torch"] == version("torch")
+    assert (versions["torch of the peers"], versions["celery"]) == ("0", "5.7.0")
 
 
 def test_figures_from_a_busy_machine_are_marked(folder: Path) -> None:

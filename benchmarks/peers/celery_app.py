@@ -16,7 +16,7 @@ from typing import Any
 from celery import Celery
 from kombu.transport import gcpubsub
 
-from benchmarks.peers.job import Answers, Job, decode, model, on_device_core, on_other_core
+from benchmarks.peers.job import Answers, Job, at_device, decode, model, on_other_core
 
 THREADS = 10
 _device = threading.Lock()
@@ -50,10 +50,9 @@ def _job() -> tuple[Job, Any, Answers]:
 @app.task(name="handle")  # type: ignore[untyped-decorator]
 def handle(request: dict[str, Any]) -> None:
     """Do the whole job of one photo."""
-    on_device_core()
     job, prepare, answers = _job()
     picture = prepare(decode(job.fetch(request)))
-    with _device:
+    with _device, at_device():
         (found,) = answers([picture])
     job.deliver(request, found)
 

@@ -6,7 +6,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -80,6 +81,16 @@ def on_other_core() -> None:
 def on_device_core() -> None:
     """Put this thread on the device's core."""
     os.sched_setaffinity(0, {DEVICE_CORE % (os.cpu_count() or 1)})
+
+
+@contextmanager
+def at_device() -> Iterator[None]:
+    """Have this thread on the device's core for as long as it has the device."""
+    on_device_core()
+    try:
+        yield
+    finally:
+        on_other_core()
 
 
 def model() -> tuple[Callable[[Any], Any], Answers]:

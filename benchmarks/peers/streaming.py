@@ -11,7 +11,7 @@ from typing import Any
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.subscriber.scheduler import ThreadScheduler
 
-from benchmarks.peers.job import Job, decode, model, on_device_core, on_other_core
+from benchmarks.peers.job import Job, at_device, decode, model, on_other_core
 
 THREADS = 10
 """As many callbacks run at once as by default: while one has the model, others fetch and deliver."""
@@ -25,12 +25,12 @@ def main() -> None:
     def callback(message: Any) -> None:
         request = json.loads(message.data)
         picture = prepare(decode(job.fetch(request)))
-        with device:  # one at a time, as a GPU and as one core
+        with device, at_device():  # one at a time, as a GPU and as one core
             (found,) = answers([picture])
         job.deliver(request, found)
         message.ack()
 
-    callbacks = ThreadScheduler(ThreadPoolExecutor(THREADS, initializer=on_device_core))
+    callbacks = ThreadScheduler(ThreadPoolExecutor(THREADS))
     with pubsub_v1.SubscriberClient() as client:
         client.subscribe(
             job.subscription,

@@ -46,8 +46,8 @@ async def manifest(site: Site) -> Findings:
 async def weights(site: Site) -> Findings:
     """Every model's weights are there, and are what models.yaml says.
 
-    A pinned model whose weights are missing or changed keeps the worker from starting; a lazy one fails the
-    first message that asks for it. Remote weights over 64 MB are only looked for.
+    A pinned model whose weights are missing or changed keeps the worker from starting; a lazy one has the
+    messages that ask for it wait. Remote weights over 64 MB are only looked for.
     """
     found = await site.manifest()
     if any(name.startswith(SIMULATED) for name in site.settings.devices):

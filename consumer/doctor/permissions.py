@@ -41,7 +41,7 @@ async def identity(site: Site) -> Findings:
     """Whose permissions are looked at is said.
 
     They are those of the credentials found here. The worker's are found in its pod:
-    `kubectl exec deploy/mlworker -- mlworker doctor`.
+    `kubectl -n mlworker exec deploy/mlworker -- mlworker doctor`.
     """
     if site.is_local:
         yield skipped("credentials", "an emulator asks for none")

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from contracts.base import JsonObject
 from contracts.builders import pipeline, step
 from contracts.pipeline import PipelineDefinition, StepDefinition
-from pipeline_steps.models import ModelKind, ModelSpec
+from pipeline_steps.models import CLASSIFIERS, ModelKind, ModelSpec
 
 DETECTOR, REGIONS, MASKS, KINDS = "plants", "containers", "sam", "species"
 """The packaged models' names. `species` tells kinds of plants apart by their looks."""
@@ -35,7 +35,7 @@ def fullest_pipeline(
     if _has(models, REGIONS, ModelKind.DETECTION):
         steps += [step("segmentation", masks=_has(models, MASKS, ModelKind.SAM)), step("segment_filter")]
     steps += [step("detection", model=DETECTOR), step("count"), step("size_calculator")]
-    if _has(models, KINDS, ModelKind.CLASSIFICATION):
+    if _has(models, KINDS, *CLASSIFIERS):
         steps.append(step("classification", model=KINDS, over="detections"))
     if species:
         steps.append(step("species_distributor"))
@@ -46,8 +46,8 @@ def fullest_pipeline(
     return pipeline(*steps)
 
 
-def _has(models: Mapping[str, ModelSpec], name: str, kind: ModelKind) -> bool:
-    return name in models and models[name].kind is kind
+def _has(models: Mapping[str, ModelSpec], name: str, *kinds: ModelKind) -> bool:
+    return name in models and models[name].kind in kinds
 
 
 def route_of(

@@ -15,6 +15,7 @@ from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt, Sought
 from pipeline_steps.artifacts import Boxes, Pixels
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.models import (
+    CLASSIFIERS,
     ImageEmbedding,
     LocalBoxes,
     LocalMasks,
@@ -47,7 +48,7 @@ class ModelCalls(ABC):
 
     async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
         """Return each image's probabilities over the model's classes, (classes,), summing to 1."""
-        return await self._ask(name, [ModelKind.CLASSIFICATION, ModelKind.TORCHSCRIPT], images)
+        return await self._ask(name, CLASSIFIERS, images)
 
     async def instances(self, name: str, images: Sequence[Pixels]) -> list[LocalMasks]:
         """Return the masks an `instance` model finds in each image, sorted by descending score."""

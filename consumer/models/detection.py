@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from consumer.models.finite_parts import FiniteParts
 from consumer.models.picture_runner import A, PictureRunner
 from consumer.models.pixels import Shown, normalised, of_bytes, padded
 from consumer.models.runner import Sought
@@ -41,6 +42,7 @@ class TorchvisionRunner(PictureRunner[A]):
         self._classes = np.array(spec.classes)
         self._model.transform = AsShown(model.transform, device)
         self._heads = getattr(self._model, "roi_heads", self._model)
+        self._parts = FiniteParts(model)
         self._lowest = min(spec.least(None, LOWEST_SCORE), LOWEST_SCORE)
 
     def costly(self, item: Pixels | Sought) -> bool:
@@ -63,10 +65,15 @@ class TorchvisionRunner(PictureRunner[A]):
             {b in nms(B): score(b) >= t}  =  nms({b in B: score(b) >= t})
 
         and the best 1000 that are looked at, and the best 400 that are kept, begin alike.
+
+        Raises:
+            NotANumber: the network answered what is none.
         """
         answers = []
         self._heads.score_thresh = max(self._lowest, _A_LITTLE_LOWER * min(shown.least for shown in batch))
-        for shown, found in zip(batch, self._model([shown.image for shown in batch]), strict=True):
+        with self._parts.watched(self._spec.name):
+            found_in_each = self._model([shown.image for shown in batch])
+        for shown, found in zip(batch, found_in_each, strict=True):
             order = found["scores"].argsort(descending=True, stable=True)
             order = order[found["labels"][order] > 0]  # label 0 is the background
             answers.append(self._answer(shown, {name: values[order].cpu() for name, values in found.items()}))

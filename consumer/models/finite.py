@@ -23,9 +23,14 @@ def require_numbers(model: str, answers: Iterable[Any]) -> None:
         NotANumber: one is not.
     """
     if not all(np.isfinite(numbers).all() for answer in answers for numbers in _numbers(answer)):
-        raise NotANumber(
-            f"model {model!r} answered what is no number: look at its weights, and at its `precision`"
-        )
+        raise no_numbers(model)
+
+
+def no_numbers(model: str) -> NotANumber:
+    """Return the error that says so, and where to look."""
+    return NotANumber(
+        f"model {model!r} answered what is no number: look at its weights, and at its `precision`"
+    )
 
 
 def _numbers(answer: Any) -> Iterator[Any]:

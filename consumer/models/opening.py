@@ -98,7 +98,12 @@ async def _open_pool(
     cache = WeightCache(Path(tempfile.gettempdir()) / f"mlworker-models-{os.getuid()}", store)
     if devices and devices[0].startswith(SIMULATED):
         return devices, simulated_pool(
-            manifest, devices, on_batch=told.ran, on_broken=told.broke, cache=cache
+            manifest,
+            devices,
+            on_batch=told.ran,
+            on_broken=told.broke,
+            memory=settings.model_memory,
+            cache=cache,
         )
     for model in manifest.models.values():
         if model.pinned:

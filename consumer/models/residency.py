@@ -131,7 +131,12 @@ class Residency:
         await self._make_room(self._sizes.get(name, 0), mine)
         self._sizes[name] = await self._load(name)
         self._resident[name] = None
-        await self._make_room(0, mine)  # it may be larger than was known
+        try:
+            await self._make_room(0, mine)  # it may be larger than was known
+        except ModelUnavailable:
+            del self._resident[name]  # else whoever comes next would find them together
+            await self._unload(name)
+            raise
 
     async def _make_room(self, wanted: int, mine: Collection[str]) -> None:
         while self._budget is not None and self._taken() + wanted > self._budget:

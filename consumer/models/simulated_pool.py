@@ -1,8 +1,8 @@
 """`DEVICES=simulated`: a worker without models, to be tested and measured without torch.
 
 Its models answer with made-up things in the types of the real ones. Options follow the name, separated by
-colons: `simulated:fixed=0.01:per_item=0.005:memory=4:found=3:files=1:control=/run/device`. With `control` it
-misbehaves on demand, for as long as that file says `hang`, `fail`, `oom`, `nan` or `break`.
+colons: `simulated:fixed=0.01:per_item=0.005:memory=4:bytes=100:found=3:files=1:control=/run/device`. With
+`control` it misbehaves on demand, for as long as that file says `hang`, `fail`, `oom`, `nan` or `break`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Behaviour(BaseModel):
     """Seconds each item adds."""
     memory: int | None = Field(None, ge=0)
     """Items it has memory for; larger batches run out of it."""
+    bytes: int = Field(0, ge=0)
+    """What each model takes of `MODEL_MEMORY`."""
     found: int = Field(3, ge=0)
     """Things that are found on every picture."""
     files: bool = False
@@ -103,10 +105,7 @@ class ObedientRunner:
 
     def run(self, batch: Sequence[Any]) -> list[Any]:
         """Take the time, then answer or misbehave."""
-        order = self._order()
-        while order == "hang":
-            time.sleep(_LOOK)
-            order = self._order()
+        order = self._order_after_hanging()
         if order == "fail":
             raise SimulatedFailure("the simulated device failed")
         if order == "break":
@@ -119,9 +118,14 @@ class ObedientRunner:
         return [without_numbers(answer) for answer in answers] if order == "nan" else answers
 
     def warm_up(self) -> None:
-        """Nothing to warm; a device that is told to fail fails here too."""
-        if self._order() == "fail":
+        """Nothing to warm; a device that is told to hang or to fail does so here too."""
+        if self._order_after_hanging() == "fail":
             raise SimulatedFailure("the simulated device failed")
+
+    def _order_after_hanging(self) -> str:
+        while (order := self._order()) == "hang":
+            time.sleep(_LOOK)
+        return order
 
     def _order(self) -> str:
         control = self._behaviour.control
@@ -147,7 +151,8 @@ class _Loader:
             await self._files.fetch(self._manifest, model)
 
         def place(device: Device) -> AnyRunner:
-            del device
+            if isinstance(device, SimulatedDevice):
+                device.used += self._behaviour.bytes
             return ObedientRunner(model, self._behaviour)
 
         return place
@@ -159,6 +164,7 @@ def simulated_pool(
     *,
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
     on_broken: Callable[[str], None] = lambda _: None,
+    memory: int | None = None,
     cache: WeightCache | None = None,
 ) -> ModelPool:
     """Return a pool that pretends to have the manifest's models on these devices.
@@ -168,6 +174,7 @@ def simulated_pool(
         devices: their names, with options.
         on_batch: told of every batch that ran.
         on_broken: told why a device answers nobody any more.
+        memory: see `ModelPool`.
         cache: where models' files are fetched from, for devices with `files`.
 
     Raises:
@@ -182,4 +189,5 @@ def simulated_pool(
         _Loader(behaviours[0], manifest, cache if behaviours[0].files else None),
         on_batch=on_batch,
         on_broken=on_broken,
+        memory=memory,
     )

@@ -153,7 +153,10 @@ def grid(per_side: int) -> Points:
 def crop_boxes(
     width: int, height: int, layers: int, overlap_ratio: float
 ) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """Yield the whole picture as layer 0, then each layer's crops: 2 x 2, 4 x 4 and so on, which overlap."""
+    """Yield the whole picture as layer 0, then each layer's crops: 2 x 2, 4 x 4 and so on, which overlap.
+
+    A picture with fewer pixels than a layer has crops along a side has no more of them than it has room for.
+    """
     yield 0, (0, 0, width, height)
     for layer in range(1, layers + 1):
         count = 2**layer
@@ -161,7 +164,8 @@ def crop_boxes(
         wide, high = (math.ceil((overlap * (count - 1) + side) / count) for side in (width, height))
         for column, row in product(range(count), repeat=2):
             x, y = (wide - overlap) * column, (high - overlap) * row
-            yield layer, (x, y, min(x + wide, width), min(y + high, height))
+            if x < width and y < height:
+                yield layer, (x, y, min(x + wide, width), min(y + high, height))
 
 
 def _cut_off(xyxy: Boxes, crop: tuple[int, int, int, int], image: Image) -> npt.NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from pipeline_steps.artifacts import Classifications, Crops, Detections, Image, 
 from pipeline_steps.checks import model_problems
 from pipeline_steps.context import StepContext
 from pipeline_steps.errors import InvalidInput
-from pipeline_steps.models import ModelKind
+from pipeline_steps.models import CLASSIFIERS
 from pipeline_steps.registry import Kinds, Scope, StepParams, step
 from pipeline_steps.vision.views import crops_of
 
@@ -52,7 +52,7 @@ class ClassificationParams(StepParams):
 
     def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Check the model."""
-        yield from model_problems(scope, "model", self.model, ModelKind.CLASSIFICATION)
+        yield from model_problems(scope, "model", self.model, *CLASSIFIERS)
 
 
 @step("classification")

@@ -43,7 +43,7 @@ class DetectionParams(StepParams):
     def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Check model, classes and segment type against what exists."""
         yield from model_problems(scope, "model", self.model, ModelKind.DETECTION)
-        yield from class_problems(scope, "classes", self.model, ModelKind.DETECTION, self.classes)
+        yield from class_problems(scope, "classes", self.model, self.classes, ModelKind.DETECTION)
         yield from segment_type_problems(scope, "segment_type", self.segment_type)
 
 

@@ -13,7 +13,7 @@ from pipeline_steps.artifacts import Image, Mask, Segments
 from pipeline_steps.checks import class_problems, model_classes, model_problems
 from pipeline_steps.context import StepContext
 from pipeline_steps.geometry import suppress
-from pipeline_steps.models import MaskQuality, ModelKind
+from pipeline_steps.models import CLASSIFIERS, MaskQuality, ModelKind
 from pipeline_steps.names import Names
 from pipeline_steps.registry import Scope, StepParams, step
 from pipeline_steps.vision import automatic, candidates
@@ -30,13 +30,13 @@ LEAST_QUALITY = 0.88
 """Likewise of a mask: what `SamAutomaticMaskGenerator` wants."""
 
 
-NAMED_BY: Mapping[Mode, ModelKind] = {
-    "prompted": ModelKind.DETECTION,
-    "automatic": ModelKind.CLASSIFICATION,
-    "instance": ModelKind.INSTANCE,
-    "semantic": ModelKind.SEMANTIC,
+NAMED_BY: Mapping[Mode, tuple[ModelKind, ...]] = {
+    "prompted": (ModelKind.DETECTION,),
+    "automatic": CLASSIFIERS,
+    "instance": (ModelKind.INSTANCE,),
+    "semantic": (ModelKind.SEMANTIC,),
 }
-"""The kind of model that names the regions."""
+"""The kinds of model that name the regions."""
 
 
 class SegmentationParams(StepParams):
@@ -138,17 +138,24 @@ class SegmentationParams(StepParams):
         if self.mode == "prompted":
             yield from model_problems(scope, "detector", self.detector, ModelKind.DETECTION)
         if self.mode == "automatic" and self.classifier is not None:
-            yield from model_problems(scope, "classifier", self.classifier, ModelKind.CLASSIFICATION)
+            yield from model_problems(scope, "classifier", self.classifier, *CLASSIFIERS)
         namer = self._namer()
         if namer is not None:
-            yield from class_problems(scope, "classes", namer, NAMED_BY[self.mode], self.classes)
+            yield from class_problems(scope, "classes", namer, self.classes, *NAMED_BY[self.mode])
+        fewer = self.crop_n_points_downscale_factor**self.crop_n_layers
+        if self.mode == "automatic" and fewer > self.points_per_side:
+            said = (
+                f"crops of layer {self.crop_n_layers} would have no points: they have {fewer} times fewer "
+                f"along a side, expected at most {self.points_per_side} times (points_per_side)"
+            )
+            yield "crop_n_points_downscale_factor", said
 
     def segment_labels(self, scope: Scope) -> frozenset[str] | None:
         """The classes of the model that names the segments, or `object`."""
         namer = self._namer()
         if namer is None:
             return frozenset({UNNAMED})
-        return model_classes(scope, namer, NAMED_BY[self.mode], self.classes)
+        return model_classes(scope, namer, self.classes, *NAMED_BY[self.mode])
 
     def _namer(self) -> str | None:
         match self.mode:

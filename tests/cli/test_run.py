@@ -1,4 +1,4 @@
-"""`mlworker run` with an environment it cannot use: what it says, and its exit code."""
+"""`mlworker run`, `demo` and `local` with what they cannot use: what they say, and their exit codes."""
 
 from __future__ import annotations
 
@@ -58,6 +58,26 @@ def test_run_says_what_is_wrong_with_its_environment(changed: dict[str, str], wo
 
     assert done.returncode == 2
     assert [word for word in words if word not in done.stderr] == []
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "local"])
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [(None, "models.yaml cannot be used"), ("models: []\n", "no model is named 'plants'")],
+)
+def test_ones_own_models_are_looked_at_before_anything_starts(
+    tmp_path: Path, command: str, manifest: str | None, said: str
+) -> None:
+    if manifest is not None:
+        (tmp_path / "models.yaml").write_text(manifest)
+    free = ("--port", "0", "--backend-port", "0", "--inbox", str(tmp_path / "inbox"))
+    options = free if command == "local" else ("--out", str(tmp_path / "out"))
+
+    done = mlworker(command, "--model-path", str(tmp_path), *options)
+
+    assert done.returncode == 2
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 

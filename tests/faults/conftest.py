@@ -9,6 +9,11 @@ from tests.faults.peers import Peers, open_peers
 from tests.faults.side_by_side import SideBySide, is_side_by_side
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the machine to themselves come last: they wait for all that run side by side."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _side_by_side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
     request.config.pluginmanager.register(SideBySide(tmp_path_factory), "side-by-side")

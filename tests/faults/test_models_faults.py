@@ -95,6 +95,30 @@ def test_o1_where_no_copy_of_a_model_can_be_kept_its_messages_are_held(peers: Pe
     judge(peers, slots=4)
 
 
+def test_o1_models_that_load_but_do_not_fit_together_hold_their_messages_and_alert(peers: Peers) -> None:
+    folder = peers.folder / "models"
+    folder.mkdir()
+    entries = [
+        f"- {{name: {name}, kind: detection, architecture: any, version: '1', weights: {name}.safetensors, "
+        f"sha256: '{hashlib.sha256(MEANT).hexdigest()}', classes: [plant], input_size: 64, pinned: false}}\n"
+        for name in ("plants", "weeds")
+    ]
+    (folder / "models.yaml").write_text("models:\n" + "".join(entries))
+    changes = {"MODEL_PATH": str(folder), "DEVICES": "simulated:bytes=60", "MAX_ATTEMPTS": "1", "SLOTS": "4"}
+    worker = peers.worker(**changes, MODEL_MEMORY="100").until_ready()
+    both = peers.send(step("work"), step("detection"), step("detection", model="weeds"))
+    one = peers.send(step("work"), step("detection", model="weeds"))
+    peers.until(lambda: peers.acked(one), "the message with one of them to be delivered")
+    until_others_pass_a_worker_that_needs_an_operator(peers, worker, both)
+    assert "MODEL_MEMORY is 100" in worker.failing()["configuration"]
+    worker.terminate()
+    peers.worker(**changes, MODEL_MEMORY="120").until_ready()
+    peers.until_settled()
+
+    assert [peers.tally(each) for each in (one, both)] == [ONCE] * 2
+    judge(peers, slots=4)
+
+
 @pytest.mark.parametrize("weights", [None, MEANT[:10]], ids=["missing", "cut"])
 def test_u4_a_pinned_model_whose_file_is_not_there_is_a_failed_start_and_nothing_was_pulled(
     peers: Peers, weights: bytes | None

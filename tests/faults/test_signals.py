@@ -44,13 +44,18 @@ def test_s1_an_idle_worker_ends_at_once(peers: Peers, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["finish", "abort"])
-def test_s1_a_worker_that_still_starts_ends_at_once_and_has_pulled_nothing(peers: Peers, mode: str) -> None:
+def test_s1_a_worker_that_still_starts_ends_at_once_and_has_pulled_nothing(
+    peers: Peers, control: Path, mode: str
+) -> None:
+    """Its device still warms up, which on a GPU may take a minute."""
     sent = peers.send()
-    worker = peers.worker(DRAIN_MODE=mode)
+    control.write_text("hang")
+    worker = peers.worker(DRAIN_MODE=mode, DEVICES=f"simulated:control={control}")
     worker.until_log("starting")
     worker.terminate()
 
     assert worker.ended(10) == 0
+    assert peers.broker.calls("Pull") == []
     peers.worker()
     peers.until_settled()
     assert peers.tally(sent) == ONCE

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from consumer.local.demo import run_demo
@@ -141,6 +143,22 @@ def test_a_photo_of_ones_own_is_counted_and_nothing_is_expected_of_it(own: Ran) 
     assert photo["status"] == "succeeded"
     assert photo["count"] > 0
     assert photo["expected_count"] is None
+
+
+def test_models_of_ones_own_are_those_that_run(tmp_path: Path) -> None:
+    mine = tmp_path / "models"
+    mine.mkdir()
+    packaged = files("consumer.local") / "models"
+    plants = yaml.safe_load((packaged / "models.yaml").read_text())["models"][0]
+    (mine / "models.yaml").write_text(json.dumps({"models": [{**plants, "version": "of my own"}]}))
+    (mine / plants["weights"]).write_bytes((packaged / plants["weights"]).read_bytes())
+    out = tmp_path / "out"
+
+    asyncio.run(run_demo(images=None, out=out, count=1, seed=3, json_output=True, model_path=str(mine)))
+
+    (image,) = json.loads((out / "summary.json").read_text())["images"]
+    result = ProcessingResult.model_validate_json((out / image["result"]).read_bytes())
+    assert [(model.name, model.version) for model in result.models] == [("plants", "of my own")]
 
 
 def test_a_folder_without_photos_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

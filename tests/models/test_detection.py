@@ -21,7 +21,7 @@ from consumer.models.precision import reduce_trunk
 from consumer.models.runner import Sought
 from consumer.models.semantic import SemanticRunner, label_map
 from pipeline_steps.artifacts import Pixels
-from pipeline_steps.errors import InvalidInput, ModelUnavailable
+from pipeline_steps.errors import InvalidInput, ModelUnavailable, NotANumber
 from pipeline_steps.geometry import tiles
 from pipeline_steps.models import ModelKind
 from tests.models.random_models import network, photo, spec
@@ -58,6 +58,32 @@ def stock(architecture: str, classes: int) -> Any:
     heads = getattr(model, "roi_heads", model)
     heads.score_thresh = 0.05
     return model
+
+
+@pytest.mark.parametrize(
+    ("architecture", "part"),
+    [
+        ("fcos_small", "backbone.fpn"),
+        ("fcos_small", "head.classification_head"),
+        ("fcos_small", "head.regression_head"),
+        ("maskrcnn_small", "backbone.fpn"),
+        ("maskrcnn_small", "rpn.head"),
+        ("maskrcnn_small", "roi_heads.box_predictor"),
+        ("maskrcnn_small", "roi_heads.mask_predictor"),
+    ],
+)
+def test_a_network_that_has_overflowed_is_an_error_and_not_a_photo_without_plants(
+    architecture: str, part: str
+) -> None:
+    model = network(architecture, 2)
+    for weight in model.get_submodule(part).parameters():
+        weight.data.fill_(torch.nan)
+    kind = ModelKind.DETECTION if architecture == "fcos_small" else ModelKind.INSTANCE
+    cls: Any = DetectionRunner if kind is ModelKind.DETECTION else InstanceRunner
+    runner = cls(model, spec(kind, classes=2, threshold=0.0), CPU, 4)
+
+    with pytest.raises(NotANumber, match="answered what is no number"):
+        answers(runner, photo(200, 300))
 
 
 @pytest.mark.parametrize("architecture", ["fcos_small", "maskrcnn_small"])

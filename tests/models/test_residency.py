@@ -105,6 +105,16 @@ def test_two_jobs_that_need_the_same_two_models_never_wait_for_each_other() -> N
     run(8, scenario)
 
 
+def test_models_that_do_not_fit_together_are_not_left_there_together() -> None:
+    async def scenario(shelf: Shelf) -> None:
+        for _ in range(2):  # whose sizes were not known, and then were
+            with pytest.raises(ModelUnavailable, match=r"models a, b: .* MODEL_MEMORY is 7"):
+                await shelf.use("a", "b")
+            assert len(shelf.residency.resident) == 1
+
+    run(7, scenario)
+
+
 def test_models_that_do_not_fit_together_are_said_at_once() -> None:
     async def scenario(shelf: Shelf) -> None:
         await shelf.residency.pin("pinned")

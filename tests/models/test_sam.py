@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
+from segment_anything.modeling import PromptEncoder, Sam
 
 from consumer.models.precision import reduce_trunk
 from consumer.models.runner import MaskFound, Prompt, warm_up_sizes
@@ -67,12 +67,15 @@ def test_masks_and_scores_are_stocks(sam: Sam, runner: SamRunner, height: int, w
     (embedding,) = embed(runner, picture)
     predictor = stock(sam, picture)
 
+    shares = []
     for prompts in (boxes, points):
         for at, (mask, score) in zip(prompts, ask(runner, embedding, prompts), strict=True):
             expected, expected_score = best(predictor, at)
-            assert 0 < expected.sum() < expected.size  # or the comparison says nothing
+            shares.append(expected.mean())
             assert iou(whole(mask, height, width), expected) >= 0.99
             assert score == pytest.approx(expected_score, abs=1e-3)
+    assert min(shares) > 0
+    assert sum(share < 1 for share in shares) >= 3  # or the comparison says little
 
 
 def test_prompts_about_several_pictures_share_a_batch(sam: Sam, runner: SamRunner) -> None:
@@ -111,6 +114,28 @@ def test_points_none_of_whose_masks_is_good_give_no_masks(runner: SamRunner) -> 
     nothing, something = runner.run([Prompt(embedding, points, quality) for quality in (unsure, sure)])
 
     assert (len(nothing), len(something)) == (0, 12)
+
+
+def test_prompts_at_the_same_places_are_encoded_once_whatever_the_picture(
+    runner: SamRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[object] = []
+    stocks = PromptEncoder.forward
+
+    def noted(self: PromptEncoder, **asked: object) -> object:
+        encoded.append(asked)
+        return stocks(self, **asked)
+
+    embeddings = embed(runner, photo(200, 300, seed=1), photo(200, 300, seed=2))
+    monkeypatch.setattr(PromptEncoder, "forward", noted)
+    points = np.random.default_rng(0).random((4, 2)) * 200
+
+    for embedding in (*embeddings, *embeddings):
+        runner.run([Prompt(embedding, points, EVERY)])
+    assert len(encoded) == 1
+
+    runner.run([Prompt(embeddings[0], points + 1, EVERY)])
+    assert len(encoded) == 2
 
 
 def test_an_embedding_does_not_depend_on_whom_it_was_made_with(runner: SamRunner) -> None:

@@ -117,6 +117,24 @@ def test_the_grid_is_stocks(per_side: int) -> None:
     np.testing.assert_array_equal(grid(per_side), build_point_grid(per_side))
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2000), (2000, 1), (3, 5)])
+def test_a_picture_of_any_shape_can_be_searched_with_its_crops(height: int, width: int) -> None:
+    settings = EVERYTHING | {"stability_score_thresh": 0.01, "points_per_side": 2, "crop_n_layers": 2}
+
+    found = ours(sam("shipped"), photo(height, width), **settings)
+
+    assert all(1 <= one.area <= height * width for one in found)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (5, 3)])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_no_crop_of_a_tiny_picture_is_empty(width: int, height: int, layers: int) -> None:
+    crops = [box for _, box in crop_boxes(width, height, layers, 512 / 1500)]
+
+    assert crops[0] == (0, 0, width, height)
+    assert all(x1 < x2 <= width and y1 < y2 <= height for x1, y1, x2, y2 in crops)
+
+
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (333, 1000)])
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_the_crops_are_stocks(width: int, height: int, layers: int) -> None:

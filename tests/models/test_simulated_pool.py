@@ -50,6 +50,18 @@ def asked(
     return asyncio.run(whole())
 
 
+def test_models_take_as_many_bytes_as_they_are_told_to() -> None:
+    async def start() -> None:
+        pool = simulated_pool(manifest(a="detection", b="detection"), ["simulated:bytes=60"], memory=100)
+        try:
+            await pool.start()
+        finally:
+            await pool.close()
+
+    with pytest.raises(ModelUnavailable, match=r"pinned models take 120 bytes .* MODEL_MEMORY is 100"):
+        asyncio.run(start())
+
+
 def test_a_detector_finds_boxes_inside_the_picture() -> None:
     (found,) = asked(lambda pool: pool.detect("m", [PICTURE]), "simulated:found=3")
 

@@ -52,6 +52,7 @@ CATALOGUE: ModelCatalogue = MappingProxyType(
             spec("containers", ModelKind.DETECTION, CONTAINERS),
             spec("sam", ModelKind.SAM, threshold=0.8),
             spec("species", ModelKind.CLASSIFICATION, ("red", "green", "blue"), threshold=0.4),
+            spec("archive", ModelKind.TORCHSCRIPT, ("tall", "short")),
             spec("trays", ModelKind.INSTANCE, CONTAINERS),
             spec("fields", ModelKind.SEMANTIC, CONTAINERS),
         )

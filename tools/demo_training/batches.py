@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from tools.demo_training.examples import SIDE, Example
+from tools.demo_training.extents import PLACE, reaches
 from tools.demo_training.prompts import Prompts, prompts
-
-PLACE = 8
-"""Side of what one place of the embedding sees, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +20,7 @@ class View:
         pictures: How many.
         prompts: How many for each of them.
         side: Of the part that is shown, pixels.
-        layers: 0 if plants are asked for, 1 if containers are.
+        layers: 0 if plants are asked for, 1 if containers are; what stands there twice, twice as often.
     """
 
     pictures: int
@@ -31,8 +29,8 @@ class View:
     layers: tuple[int, ...]
 
 
-# With six prompts a picture, more steps teach more than larger batches.
-WHOLE = View(5, 6, SIDE, (0, 1))
+# With six prompts a picture, more steps teach more than larger batches. Plants have the parts besides.
+WHOLE = View(5, 6, SIDE, (0, 1, 1))
 # A part has a quarter of the places, and as many plants' outlines to learn as there are prompts. No
 # containers: of most of them it shows only a piece.
 NEAR = View(8, 10, SIDE // 2, (0,))
@@ -45,12 +43,16 @@ class Batch:
     Attributes:
         pictures: float32 (n, 3, side, side), RGB in 0..255.
         asked: n, in coordinates of the whole square that SAM sees.
+        present: see `Extents.loss`.
+        reach: likewise.
         top: Row of the embedding at which the parts are to be thought.
         left: Column likewise.
     """
 
     pictures: Tensor
     asked: list[Prompts]
+    present: Tensor
+    reach: Tensor
     top: int
     left: int
 
@@ -63,7 +65,7 @@ def batches(examples: list[Example], view: View, seed: int) -> Iterator[Batch]:
         top, left = (
             int(v) * view.side // 2 for v in rng.integers((SIDE - view.side) * 2 // view.side + 1, size=2)
         )
-        pictures, asked = [], []
+        pictures, asked, extents = [], [], []
         while len(asked) < view.pictures:
             chosen = examples[int(rng.integers(len(examples)))]
             y, x = (int(v) for v in rng.integers(SIDE - view.side + 1, size=2))
@@ -78,7 +80,9 @@ def batches(examples: list[Example], view: View, seed: int) -> Iterator[Batch]:
             lit = (pixels * light).clip(0, 255).astype(np.float32)
             pictures.append(torch.from_numpy(lit).permute(2, 0, 1))
             asked.append(_moved(found, top, left))
-        yield Batch(torch.stack(pictures), asked, top // PLACE, left // PLACE)
+            extents.append(reaches(maps))
+        present, reach = (torch.stack(which) for which in zip(*extents, strict=True))
+        yield Batch(torch.stack(pictures), asked, present, reach, top // PLACE, left // PLACE)
 
 
 def _moved(asked: Prompts, top: int, left: int) -> Prompts:

@@ -8,15 +8,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from consumer.models.architectures import sam_small
-from tools.demo_training.batches import NEAR, PLACE, WHOLE, Batch, batches
+from tools.demo_training.batches import NEAR, WHOLE, Batch, batches
 from tools.demo_training.decoding import TrainingDecoder
 from tools.demo_training.encoder import embed, prepare
 from tools.demo_training.examples import SIDE, Example
+from tools.demo_training.extents import PLACE, Extents
 from tools.demo_training.loop import load_part, train
 from tools.demo_training.prompts import encoded, prompts
 
 NEARBY = (0.8, 0.2)
 """The part of all steps that look at parts of pictures, at first and at last: outlines first, then scale."""
+EVERYWHERE = 2.0
+"""What `Extents` weighs at first; at last, nothing: then only prompts matter."""
 PROMPTS = 6
 """For each unseen picture."""
 
@@ -87,24 +90,36 @@ def train_sam(
         load_part(network, start)
     elif trunk:
         load_part(network.image_encoder.patch_embed.pyramid, trunk, "backbone.")
+    network.extents = Extents(network.prompt_encoder.embed_dim)
     whole, near = batches(examples, WHOLE, seed), batches(examples, NEAR, seed)
     rng = np.random.default_rng(seed)
 
     def loss(current: nn.Module, done: float) -> Tensor:
         nearby = NEARBY[0] + (NEARBY[1] - NEARBY[0]) * done
-        return batch_loss(current, next(near if rng.random() < nearby else whole), rng)
+        return batch_loss(
+            current, next(near if rng.random() < nearby else whole), rng, EVERYWHERE * (1 - done)
+        )
 
     # Every layer of it is a transformer's, which Muon teaches in fewer steps.
     linear = [part.weight for part in network.modules() if isinstance(part, nn.Linear)]
-    return train("sam", network, loss, seconds, rate, checkpoint, linear)
+    trained = train("sam", network, loss, seconds, rate, checkpoint, linear)
+    del trained.extents
+    return trained
 
 
-def batch_loss(network: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-    """Ask for everything in a batch, each picture's objects in one way, and compare."""
+def batch_loss(network: nn.Module, batch: Batch, rng: np.random.Generator, everywhere: float) -> Tensor:
+    """Ask for everything in a batch, each picture's objects in one way, and compare.
+
+    Args:
+        network: A SAM, with its `Extents`.
+        batch: What is shown and asked.
+        rng: Chooses the ways.
+        everywhere: What `Extents` weighs.
+    """
     if (lot := rng.random()) < 0.15:  # these have other numbers of tokens than a box or a point
         ways = ["points" if lot < 0.1 else "both"] * len(batch.asked)
     else:
-        ways = ["point" if v < 0.53 else "box" for v in rng.random(len(batch.asked))]
+        ways = ["point" if v < 0.6 else "box" for v in rng.random(len(batch.asked))]
     shown = normalised(network, batch.pictures)
     embeddings = embed(network.image_encoder, shown, batch.top, batch.left)
     with torch.autocast("cpu", torch.bfloat16):
@@ -114,7 +129,8 @@ def batch_loss(network: nn.Module, batch: Batch, rng: np.random.Generator) -> Te
         logits, quality = decoder.answer(embeddings, given)
     truth = torch.from_numpy(np.concatenate([asked.masks for asked in batch.asked])).float()
     clear = torch.tensor([0.3 if how == "point" else 1.0 for asked, how in pairs for _ in asked.masks])
-    return mask_loss(logits.float(), quality.float(), truth, clear)
+    dense: Tensor = network.extents.loss(embeddings, batch.present, batch.reach)
+    return mask_loss(logits.float(), quality.float(), truth, clear) + everywhere * dense
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ def prompts(
         rng: Source of randomness.
         maps: Of one picture: plants and containers, (2, side, side).
         count: Number of prompts; an object may be asked for more than once.
-        layers: 0 for plants, 1 for containers; from each equally many if it has any.
+        layers: 0 for plants, 1 for containers; as many from each entry that has any.
         loose: Greatest displacement of a box's side, as a part of its length.
 
     Returns:

@@ -37,6 +37,9 @@ _DECODED_AT_ONCE_ON_CPU = 4
 _GRIDS_ON_GPU = _PROMPTS_ON_GPU // POINTS_AT_ONCE
 """Chunks of grids that share a batch there; a CPU takes one, so that others have their turn sooner."""
 
+_PROMPTS_KEPT = 512
+"""Chunks of prompts, 8 KB each in segment-anything's own sizes: two grids of 32 x 32 points."""
+
 Prompts = Sequence[Prompt]
 
 
@@ -87,7 +90,10 @@ class SamRunner:
             self._decoder = Decoder(
                 self._model.mask_decoder, prompts.get_dense_pe(), prompts.no_mask_embed.weight
             )
-        self._stretch = lru_cache(maxsize=8)(sam_stretch)  # photos of one camera are all of one size
+        # Photos of one camera are all of one size, and so are their grids.
+        self._stretch = lru_cache(maxsize=8)(sam_stretch)
+        encoded = partial(_encoded, self._model.prompt_encoder, self._device)
+        self._encoded = lru_cache(maxsize=_PROMPTS_KEPT)(encoded)
 
     def costly(self, item: Pixels | Prompt) -> bool:
         """Only pictures, which are resized."""
@@ -212,14 +218,7 @@ class SamRunner:
         """
         scale = (embedding.shown[1] / embedding.given[1], embedding.shown[0] / embedding.given[0])
         corners = (at.reshape(len(at), -1, 2) * np.array(scale)).astype(at.dtype)
-        coordinates = torch.as_tensor(corners, device=self._device)
-        if at.shape[1] == 4:
-            boxes, points = coordinates.reshape(-1, 4), None
-        else:
-            boxes = None
-            points = (coordinates, torch.ones(len(at), 1, dtype=torch.int, device=self._device))
-        sparse, _ = self._model.prompt_encoder(points=points, boxes=boxes, masks=None)
-        return cast(Tensor, sparse)
+        return self._encoded(corners.tobytes(), corners.dtype.str, at.shape[1])
 
     def _sketched(self, embedding: SamEmbedding, logits: Tensor, offset: float = 0) -> Sketched:
         rows, columns = (
@@ -227,6 +226,19 @@ class SamRunner:
             for cells, there, given in zip(logits.shape[1:], embedding.shown, embedding.given, strict=True)
         )
         return sketch(logits, rows, columns, self._model.mask_threshold, offset)
+
+
+def _encoded(prompt_encoder: Any, device: torch.device, corners: bytes, dtype: str, columns: int) -> Tensor:
+    """Return what stock's prompt encoder makes of boxes or points in the square that the model sees."""
+    at = np.frombuffer(corners, dtype).reshape(-1, columns // 2, 2)
+    coordinates = torch.as_tensor(at.copy(), device=device)
+    if columns == 4:
+        boxes, points = coordinates.reshape(-1, 4), None
+    else:
+        boxes = None
+        points = (coordinates, torch.ones(len(at), 1, dtype=torch.int, device=device))
+    sparse, _ = prompt_encoder(points=points, boxes=boxes, masks=None)
+    return cast(Tensor, sparse)
 
 
 def _alike(prompts: Prompts) -> list[list[int]]:

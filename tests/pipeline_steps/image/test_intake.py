@@ -131,6 +131,23 @@ def test_lossy_formats_come_back_nearly(image_format: str, options: dict[str, ob
     assert decoded.format == image_format
 
 
+@pytest.mark.parametrize("quality", [50, 80, 95])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(77, 65), (200, 1), (1, 1), (325, 243)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_decoded_as_pillow_decodes_it(
+    size: tuple[int, int], subsampling: str, quality: int, progressive: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    shown = Image.blend(picture(*size), Image.fromarray(noise), 0.3)
+    data = file_of(shown, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+
+    with Image.open(io.BytesIO(data)) as expected:
+        wanted = np.asarray(expected).astype(int)
+    # The same to the last byte where both bring one libjpeg-turbo; two versions may round differently.
+    assert np.abs(read(data).pixels - wanted).max() <= 1
+
+
 def test_a_lossless_heif_comes_back_exactly_and_a_cameras_nearly() -> None:
     exact, lossy = read(heif_of(picture())), read(heif_of(picture(), quality=95, chroma=420))
     assert_same(exact.pixels, picture())

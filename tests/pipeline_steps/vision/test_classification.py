@@ -94,6 +94,10 @@ def test_what_is_named_is_needed() -> None:
         run(over="segments")
 
 
+def test_a_torchscript_archive_is_a_classifier() -> None:
+    assert list(ClassificationParams(model="archive").problems(scope())) == []
+
+
 def test_a_detector_is_no_classifier() -> None:
     ((parameter, message),) = ClassificationParams(model="plants").problems(scope())
 

@@ -208,6 +208,7 @@ def test_a_class_map_of_nothing_gives_no_segments() -> None:
         ({"classes": ["cajon"]}, {"cajon"}),
         ({"mode": "automatic"}, {"object"}),
         ({"mode": "automatic", "classifier": "species"}, {"red", "green", "blue"}),
+        ({"mode": "automatic", "classifier": "archive"}, {"tall", "short"}),
         ({"mode": "semantic", "model": "fields"}, {"segmento", "cajon", "claro-cajon"}),
         ({"detector": "unknown"}, None),
     ],
@@ -227,6 +228,11 @@ def test_the_labels_that_segments_can_have_are_known_before(
         ({"mode": "instance", "model": "fields"}, "model", "expected instance"),
         ({"mode": "automatic", "classifier": "sam"}, "classifier", "expected classification"),
         ({"classes": "cajn"}, "classes", "Did you mean 'cajon'?"),
+        (
+            {"mode": "automatic", "crop_n_layers": 2, "crop_n_points_downscale_factor": 5},
+            "crop_n_points_downscale_factor",
+            "crops of layer 2 would have no points",
+        ),
     ],
 )
 def test_problems_name_the_parameter_and_what_was_expected(
@@ -236,6 +242,12 @@ def test_problems_name_the_parameter_and_what_was_expected(
 
     assert where == parameter
     assert said in message
+
+
+def test_crops_may_have_a_single_point() -> None:
+    params = {"mode": "automatic", "crop_n_layers": 2, "crop_n_points_downscale_factor": 4}
+
+    assert list(SegmentationParams.model_validate(params).problems(scope())) == []
 
 
 def test_boxes_only_need_no_sam_in_the_manifest() -> None:
