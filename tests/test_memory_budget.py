@@ -206,6 +206,14 @@ def test_what_decoding_needs_is_known_from_the_header(image_format: str, mode: s
     assert decoding_bytes(file.getvalue(), 100) == 0  # refused before anything is decoded
 
 
+def test_the_size_of_a_large_tiff_is_found_where_its_first_bytes_say_without_a_warning() -> None:
+    file = BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "TIFF", compression="tiff_deflate")  # its tables stand at the end
+
+    assert decoding_bytes(file.getvalue(), 1_000_000) == 600 * 800 * 11
+
+
 def test_the_size_of_a_heif_is_that_of_its_largest_part() -> None:
     def extent(width: int, height: int) -> bytes:
         return b"ispe\0\0\0\0" + width.to_bytes(4, "big") + height.to_bytes(4, "big")

@@ -25,7 +25,15 @@ from consumer.models.architectures import fcos_small, sam_small, small_classifie
 from tools.demo_training import detector, kinds, promptable
 from tools.demo_training.examples import SIDE, make_examples
 from tools.demo_training.export import export, exported
-from tools.demo_training.pool import TRAINING_SEEDS, UNSEEN_SEEDS, Truth, make_pool, resized, truths
+from tools.demo_training.pool import (
+    OF_PHOTOS,
+    TRAINING_SEEDS,
+    UNSEEN_SEEDS,
+    Truth,
+    make_pool,
+    resized,
+    truths,
+)
 
 SHIPPED = Path("consumer/local/models")
 MODELS = ("plants", "containers", "classifier", "sam")
@@ -47,6 +55,7 @@ class Plan:
 
     seconds: dict[str, float]
     tiles: int
+    of_photos: int
     examples: int
     crop_scenes: int
     unseen: int
@@ -75,7 +84,9 @@ class Plan:
 def detectors(name: str, plan: Plan) -> dict[str, Any]:
     """Train, export and measure the detector of plants or of containers."""
     classes = ("plant",) if name == "plants" else CONTAINER_LABELS
-    pool = make_pool(plan.folder, plan.tiles, TILES[name], TRAINING_SEEDS + plan.seed, plan.workers)
+    pool = make_pool(
+        plan.folder, plan.tiles, TILES[name], TRAINING_SEEDS + plan.seed, plan.workers, plan.of_photos
+    )
     start = plan.own(name) or (None if name == "plants" else plan.trunk)
     checkpoint = plan.folder / f"{name}-checkpoint.safetensors"
     trained = detector.train_detector(
@@ -215,6 +226,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=MODELS, action="append", help="train only these (may be repeated)")
     parser.add_argument("--seconds", type=float, help=f"training time of each model (default {SECONDS})")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and training scenes")
+    parser.add_argument(
+        "--of-photos",
+        type=int,
+        choices=range(11),
+        default=OF_PHOTOS,
+        metavar="0..10",
+        help="of ten tiles for detectors, how many come from demo photos (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=2, help="for training and for drawing scenes")
     parser.add_argument(
         "--keep", type=Path, help="folder for scenes and checkpoints (default: a temporary one)"
@@ -239,6 +258,7 @@ def main() -> int:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         given = {"workers": args.threads, "seed": args.seed, "resume": args.resume, "out": args.out}
+        given["of_photos"] = args.of_photos
         plan = Plan(seconds=seconds, folder=folder, **sizes, **given)
         trainers: dict[str, Callable[[], dict[str, Any]]] = {
             "plants": lambda: detectors("plants", plan),

@@ -28,6 +28,9 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    # A call that begins just as its connection is closed would be tried again by gRPC itself, and that try
+    # may be lost: no answer until the call's deadline, for a pull 90 s. Our own tries are all there is.
+    ("grpc.enable_retries", 0),
     # By default channels to one address share their connections: a new channel would be as dead as the
     # one it replaces.
     ("grpc.use_local_subchannel_pool", 1),

@@ -24,6 +24,8 @@ from consumer.local.scenes import Scene, demo_photo, scene
 TRAINING_SEEDS = 1_000_000_000
 UNSEEN_SEEDS = 2_000_000_000
 LEAST_SIDE = 4.0
+OF_PHOTOS = 3
+"""How many of ten tiles come from demo photos; the others are wild scenes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,10 @@ def _photo(seed: int) -> Scene:
     return demo_photo(seed)
 
 
-def tile(seed: int, side: int) -> tuple[NDArray[np.uint8], Truth, Truth]:
+def tile(seed: int, side: int, of_photos: int = OF_PHOTOS) -> tuple[NDArray[np.uint8], Truth, Truth]:
     """One training tile: mostly a wild scene, else a part of a demo photo, or a whole one made small."""
     lot = seed % 10
-    if lot > 2:
+    if lot >= of_photos:
         view = scene(seed, side, side)
         plants, containers = truths(view)
         return view.pixels, plants, containers
@@ -102,17 +104,19 @@ def tile(seed: int, side: int) -> tuple[NDArray[np.uint8], Truth, Truth]:
     return full, plants, containers
 
 
-def _fill(task: tuple[Path, int, int, int, int, int]) -> list[tuple[int, Truth, Truth]]:
-    path, count, side, first, last, seed = task
+def _fill(task: tuple[Path, int, int, int, int, int, int]) -> list[tuple[int, Truth, Truth]]:
+    path, count, side, first, last, seed, of_photos = task
     pixels = np.lib.format.open_memmap(path, mode="r+", shape=(count, side, side, 3))
     answers = []
     for index in range(first, last):
-        pixels[index], plants, containers = tile(seed + index, side)
+        pixels[index], plants, containers = tile(seed + index, side, of_photos)
         answers.append((index, plants, containers))
     return answers
 
 
-def make_pool(folder: Path, count: int, side: int, seed: int, workers: int = 2) -> Pool:
+def make_pool(
+    folder: Path, count: int, side: int, seed: int, workers: int = 2, of_photos: int = OF_PHOTOS
+) -> Pool:
     """Draw `count` tiles with all workers.
 
     Args:
@@ -121,10 +125,13 @@ def make_pool(folder: Path, count: int, side: int, seed: int, workers: int = 2) 
         side: Their side in pixels.
         seed: Seed of the first; the others follow.
         workers: Processes.
+        of_photos: How many of ten tiles come from demo photos.
     """
     path = folder / f"tiles-{seed}-{count}-{side}.npy"
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, side, side, 3)).flush()
-    tasks = [(path, count, side, start, min(count, start + 50), seed) for start in range(0, count, 50)]
+    tasks = [
+        (path, count, side, start, min(count, start + 50), seed, of_photos) for start in range(0, count, 50)
+    ]
     with multiprocessing.get_context("fork").Pool(workers) as processes:
         found = sorted(
             (row for rows in processes.imap_unordered(_fill, tasks) for row in rows), key=lambda row: row[0]
