@@ -46,8 +46,7 @@ class Delivering:
             return await self.results.publish(result, url)
 
         async def call_back() -> None:
-            await self.fence.check(handling)
-            await self.backend.deliver(job, result)
+            await self.backend.deliver(job, result, lambda: self.fence.check(handling))
 
         with span("publish results", topic=self.results.topic):
             await self.patience.persist("results topic", publish)

@@ -124,7 +124,7 @@ class GivingUp:
         try:
             await self.patience.persist(
                 self.backend.destination(job),
-                self._fenced(handling, lambda: self.backend.deliver(job, result)),
+                lambda: self.backend.deliver(job, result, lambda: self.fence.check(handling)),
                 about=job.result_id,
                 everybody=self.backend.is_everybodys(job),
             )

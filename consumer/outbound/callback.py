@@ -35,6 +35,10 @@ Signer = Callable[[str, bytes], Awaitable[Mapping[str, str]]]
 """From url and body to the headers that say who we are; their values are secrets."""
 
 
+async def nothing_to_check() -> None:
+    """Let a callback go as soon as it is ready."""
+
+
 async def unsigned(url: str, body: bytes) -> Mapping[str, str]:
     """`CALLBACK_AUTH=none`."""
     del url, body
@@ -64,8 +68,16 @@ class Backend:
     hosts: AllowedHosts
     sign: Signer = unsigned
 
-    async def deliver(self, job: Job, result: ProcessingResult) -> None:
+    async def deliver(
+        self, job: Job, result: ProcessingResult, check: Callable[[], Awaitable[None]] = nothing_to_check
+    ) -> None:
         """POST the result, or its error, once.
+
+        Args:
+            job: whose callback it is.
+            result: what is told.
+            check: asked when all is ready to be sent, which may take as long as getting a token does; what
+                it raises keeps the callback from being made.
 
         Raises:
             CallbackFailed: the backend did not accept it; its class says what that means.
@@ -74,7 +86,8 @@ class Backend:
         url = self.url(job, event)
         if url is None:
             return
-        await self._post(url, self._body(job, result, event, url), self._headers(job, result, event))
+        body, headers = self._body(job, result, event, url), self._headers(job, result, event)
+        await self._post(url, body, headers, check)
 
     def url(self, job: Job, event: Literal["result", "error"]) -> str | None:
         """Return where the callback goes: the message's own url or the backend's; None for nowhere.
@@ -131,11 +144,14 @@ class Backend:
             headers["traceparent"] = parent
         return headers
 
-    async def _post(self, url: str, body: BaseModel, headers: dict[str, str]) -> None:
+    async def _post(
+        self, url: str, body: BaseModel, headers: dict[str, str], check: Callable[[], Awaitable[None]]
+    ) -> None:
         content = body.model_dump_json(by_alias=True).encode()
         host = self.hosts.check(url)
         note(host=host)
         proof = await self.sign(url, content)
+        await check()
         # The client's limit is for each part of a call; here it is one for the whole, a slow answer included.
         limit = self.client.timeout.read
         response, answer = None, ""

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.errors import CallbackFailed
+from consumer.errors import CallbackFailed, FencedOff
 from consumer.jobs import Job
 from consumer.outbound.callback import (
     MAX_ANSWER,
@@ -27,6 +27,7 @@ from consumer.outbound.callback import (
     _retry_after,
     check_answer,
     hmac_signer,
+    nothing_to_check,
     unsigned,
 )
 from consumer.outbound.hosts import AllowedHosts
@@ -55,6 +56,7 @@ def deliver(
     base: str | None = "here",
     timeout: float = 10.0,
     sign: Signer = unsigned,
+    check: Callable[[], Awaitable[None]] = nothing_to_check,
 ) -> None:
     """POST once to the backend, as the worker does it in local mode."""
     url = to if isinstance(to, str) else to.url
@@ -62,7 +64,7 @@ def deliver(
     async def once() -> None:
         hosts = AllowedHosts.of([url], allow_loopback=True)
         async with callback_client(hosts, timeout) as client:
-            await Backend(client, url if base == "here" else base, hosts, sign).deliver(for_job, what)
+            await Backend(client, url if base == "here" else base, hosts, sign).deliver(for_job, what, check)
 
     asyncio.run(once())
 
@@ -301,6 +303,24 @@ class TestHeaders:
 
 async def _signed(sign: Signer, body: bytes) -> dict[str, str]:
     return dict(await sign("", body))
+
+
+def test_whether_it_may_be_sent_is_asked_last_when_a_token_was_waited_for(backend: SmallBackend) -> None:
+    said: list[str] = []
+
+    async def sign(url: str, body: bytes) -> Mapping[str, str]:
+        said.append("signed")
+        return {}
+
+    async def check() -> None:
+        said.append("checked")
+        raise FencedOff("the lease is over")
+
+    with pytest.raises(FencedOff):
+        deliver(backend, sign=sign, check=check)
+
+    assert said == ["signed", "checked"]
+    assert backend.calls == []
 
 
 class TestWhatIsQuoted:
