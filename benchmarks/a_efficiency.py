@@ -38,7 +38,6 @@ from typing import IO, cast
 from uuid import uuid4
 
 from benchmarks.method import (
-    BusyMachine,
     Figure,
     Row,
     Side,
@@ -52,7 +51,7 @@ from benchmarks.method import (
     progress,
     ratio,
     require_quiet,
-    write,
+    write_cases,
 )
 from benchmarks.peers import environment as peers
 from benchmarks.surroundings import (
@@ -496,20 +495,14 @@ def main() -> None:
     asked = options.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     require_quiet(busy=asked.busy)
-    found: list[Row] = []
-    doubted: list[str] = []
-    for case in CASES:
-        if asked.only in case.name:
-            blocks = asked.blocks or BLOCKS
-            beside = 0 if asked.no_peers else min(blocks, BESIDE_PEERS)
-            try:
-                found += measured(case, blocks, beside, busy=asked.busy)
-            except BusyMachine as busy:
-                doubted.append(f"{case.name}: {busy}")
-    if found:
-        write("a-efficiency", found, asked)
-    if doubted:
-        sys.exit("\n".join(["no figures of", *doubted]))
+    blocks = asked.blocks or BLOCKS
+    beside = 0 if asked.no_peers else min(blocks, BESIDE_PEERS)
+    cases = {
+        case.name: partial(measured, case, blocks, beside, busy=asked.busy)
+        for case in CASES
+        if asked.only in case.name
+    }
+    write_cases("a-efficiency", cases, asked)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.method import (
-    BusyMachine,
     Row,
     Side,
     Target,
@@ -51,7 +50,7 @@ from benchmarks.method import (
     progress,
     ratio,
     require_quiet,
-    write,
+    write_cases,
 )
 from benchmarks.peers import environment as peers
 from benchmarks.surroundings import DEVICE_CORE, OTHER_CORE, Program, TooSlow, wait_for
@@ -453,19 +452,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     require_quiet(busy=asked.busy)
     on_core(OTHER_CORE)
-    found: list[Row] = []
-    doubted: list[str] = []
-    for model in MODELS:
-        if asked.only in model.name:
-            blocks, peers_too = asked.blocks or BLOCKS, not asked.no_peers
-            try:
-                found += measured(model, blocks, with_peers=peers_too, busy=asked.busy)
-            except BusyMachine as busy:
-                doubted.append(f"{model.name}: {busy}")
-    if found:
-        write("b-batching", found, asked)
-    if doubted:
-        sys.exit("\n".join(["no figures of", *doubted]))
+    cases = {
+        model.name: partial(
+            measured, model, asked.blocks or BLOCKS, with_peers=not asked.no_peers, busy=asked.busy
+        )
+        for model in MODELS
+        if asked.only in model.name
+    }
+    write_cases("b-batching", cases, asked)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ RATE, SECONDS = 500, 3
 _FIRST = RATE // 2
 """Messages that the latencies leave out: the first ones meet a connection that is being made."""
 _AT_ONCE = 1000
-BLOCKS = 5
+BLOCKS = 4
 
 
 class Broker:

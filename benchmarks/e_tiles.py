@@ -61,7 +61,7 @@ from tests.pipeline_steps.fakes import context
 
 MODELS = Path(consumer.local.__file__).parent / "models"
 SIDES = {12: (3000, 4000), 48: (6000, 8000)}
-PHOTO_BLOCKS = {12: 3, 48: 2}
+PHOTO_BLOCKS = {12: 3, 48: 1}
 SAHI_BATCHES = {12: (1, 8), 48: (1,)}
 """SAHI's `batch_size`; for a torchvision network it changes nothing, and at 48 megapixels that takes long."""
 GRADIENTS = "SAHI records gradients meanwhile: for torchvision's networks it does not turn that off"

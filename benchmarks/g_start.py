@@ -6,8 +6,9 @@ warmed up with the same inputs as the libraries' own pages have it, until it say
 no storage and no backend to open. Both find their files in the page cache, each has all cores, and each
 computes with one thread.
 
-Three cases: the packaged models; a SAM of ViT-B's size with random weights, in the original checkpoint's
-format; and the same with the warm-up left for afterwards (`WARM_UP=after_ready`), the other without any.
+Two cases: the packaged models; and a SAM of ViT-B's size with random weights, in the original checkpoint's
+format, with the warm-up left for afterwards (`WARM_UP=after_ready`), the other without any. With `--whole` a
+third alone: the same SAM warmed up first, which takes a start half a minute.
 
 The first message's latency is measured on workers that have just said that they are ready, over the median
 of those that follow one by one.
@@ -52,7 +53,7 @@ from pipeline_steps.image.encode import encode_jpeg
 from tests.command import COMMAND
 from tests.peers import free_port
 
-BLOCKS = 4
+BLOCKS = 3
 FEWER = 1
 """Of the case in which a start takes half a minute; the one before it has read the same files."""
 FOLLOWING = 8
@@ -230,13 +231,14 @@ def main() -> None:
     """Measure all cases, and write what was measured."""
     options = parser(__doc__)
     options.add_argument("--only", choices=("packaged", "vit_b"), help="one of the models")
+    options.add_argument("--whole", action="store_true", help="ViT-B's size with its warm-up, and only that")
     chosen = options.parse_args()
     require_quiet(busy=chosen.busy)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever was started is ended too
     with tempfile.TemporaryDirectory() as name, Surroundings() as around:
         # The peers stay on their core; who starts has all of them.
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        write("g-start", rows(Path(name), around, chosen), chosen)
+        write("g-start-whole" if chosen.whole else "g-start", rows(Path(name), around, chosen), chosen)
 
 
 def rows(folder: Path, around: Surroundings, chosen: argparse.Namespace) -> list[Row]:
@@ -244,15 +246,17 @@ def rows(folder: Path, around: Surroundings, chosen: argparse.Namespace) -> list
     large = folder / "vit_b"
     large.mkdir()
     cases = []
-    if chosen.only != "vit_b":
+    if chosen.only != "vit_b" and not chosen.whole:
         packaged = shutil.copytree(models_folder("demo"), folder / "packaged")
         cases.append(Case("packaged models", packaged, warms_up=True, least=1.5))
     if chosen.only != "packaged":
         vit_b(large)
-        cases += [
-            Case("ViT-B-sized SAM, warm-up afterwards", large, warms_up=False, least=1.5, most=2.5),
-            Case("ViT-B-sized SAM", large, warms_up=True, least=1.5, is_long=True),
-        ]
+        if chosen.whole:
+            cases.append(Case("ViT-B-sized SAM", large, warms_up=True, least=1.5, is_long=True))
+        else:
+            cases.append(
+                Case("ViT-B-sized SAM, warm-up afterwards", large, warms_up=False, least=1.5, most=2.5)
+            )
     work = around.subscribe("starts")
     photo = around.upload("acme/a.jpg", encode_jpeg(demo_photo(7, 720, 960).pixels, 88))
     found = []

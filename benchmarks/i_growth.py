@@ -80,7 +80,7 @@ from tests.command import COMMAND
 from tests.peers import free_port
 from tests.pipeline_steps.fakes import context
 
-BLOCKS = 5
+BLOCKS = 4
 FACTORS = (1, 10, 100)
 PHOTOS = {1: (600, 800), 10: (2000, 2400), 100: (6000, 8000)}
 MOST = 1.1

@@ -306,6 +306,27 @@ def write(name: str, rows: Sequence[Row], options: argparse.Namespace | None = N
     return path
 
 
+def write_cases(
+    name: str, cases: Mapping[str, Callable[[], Sequence[Row]]], options: argparse.Namespace
+) -> None:
+    """Measure case by case, and `write` the rows of those that are believed.
+
+    Raises:
+        SystemExit: a case is not believed; it names each, and why.
+    """
+    found: list[Row] = []
+    doubted: list[str] = []
+    for case, measure in cases.items():
+        try:
+            found += measure()
+        except BusyMachine as busy:
+            doubted.append(f"{case}: {busy}")
+    if found:
+        write(name, found, options)
+    if doubted:
+        sys.exit("\n".join(["no figures of", *doubted]))
+
+
 def progress(text: str) -> None:
     """Show where a long run is, on a terminal only."""
     if sys.stderr.isatty():

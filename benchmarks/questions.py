@@ -91,7 +91,7 @@ QUESTIONS = (
         "How soon is a worker ready?",
         "From the start of the process to the first answer that it is ready, beside loading the same models "
         "as their libraries' documentation says.",
-        (Program("g_start", 2),),
+        (Program("g_start", 1.5), Program("g_start", 3, ("--whole",), is_long=True)),
     ),
     Question(
         "h",
