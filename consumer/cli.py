@@ -14,6 +14,7 @@ from consumer.dead_letters.commands import app as dead_letters
 from consumer.doctor.command import add_doctor
 from consumer.first_process import hear_sigterm
 from consumer.help import WithSettings, examples, print_version
+from consumer.lean_imports import import_without_extras
 from consumer.ops.allocator import bound_allocator
 from consumer.terminal import (
     BAD_INPUT,
@@ -143,6 +144,7 @@ def run() -> None:
 
     SIGTERM drains: what runs is finished and acked, the rest handed back. A second signal exits at once.
     """
+    import_without_extras()
     from consumer.serve import serve
 
     exit_with(serve(), at_once=True)

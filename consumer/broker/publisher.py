@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 import grpc
-from google.pubsub_v1 import types
 
 from consumer.broker import MessageTooLarge
+from consumer.broker.messages import types
 from consumer.broker.pubsub import Endpoint, full_name
 from consumer.broker.rpc import DEFAULT_BUDGET, Method, RetryBudget, RpcFailed, unary
 

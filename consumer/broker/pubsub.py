@@ -11,11 +11,11 @@ import google.auth
 import grpc
 from google.auth import exceptions as auth_errors
 from google.auth.credentials import Credentials
-from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from consumer.broker import BrokerMisconfigured
 
 _SERVICE = "pubsub.googleapis.com:443"
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/pubsub")
 _CHANNEL_OPTIONS = [
     # gRPC's own limit of 4 MB is below Pub/Sub's 10: a larger message would never be delivered.
     ("grpc.max_send_message_length", -1),
@@ -57,7 +57,7 @@ class Endpoint:
         if self.emulator or self.credentials:
             return self
         try:
-            credentials, _ = google.auth.default(scopes=SubscriberGrpcTransport.AUTH_SCOPES)
+            credentials, _ = google.auth.default(scopes=_SCOPES)
         except auth_errors.DefaultCredentialsError as error:
             raise BrokerMisconfigured(f"no credentials for Pub/Sub: {error}") from error
         return replace(self, credentials=credentials)
@@ -66,8 +66,10 @@ class Endpoint:
         """A channel of its own; connecting happens with the first call."""
         if self.emulator:
             return grpc.insecure_channel(self.emulator, options=_CHANNEL_OPTIONS)
-        return SubscriberGrpcTransport.create_channel(
-            self.host, credentials=self.credentials, options=_CHANNEL_OPTIONS
+        from google.api_core import grpc_helpers  # large, and of no use with an emulator
+
+        return grpc_helpers.create_channel(
+            self.host, credentials=self.credentials, default_scopes=_SCOPES, options=_CHANNEL_OPTIONS
         )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 import grpc
-from google.pubsub_v1 import types
 
 from consumer.broker import BrokerError, Delivery, LeaseLost
 from consumer.broker.acks import Acks
+from consumer.broker.messages import types
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.rpc import (
     DEFAULT_BUDGET,

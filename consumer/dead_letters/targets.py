@@ -13,9 +13,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import grpc
-from google.pubsub_v1 import types
 
 from consumer.broker import BrokerError
+from consumer.broker.messages import types
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.rpc import Method, RetryBudget, RpcFailed, unary
 

@@ -1,4 +1,4 @@
-"""Runs fault tests three at a time: nearly all of their time is spent waiting for leases and for processes.
+"""Runs fault tests four at a time: nearly all of their time is spent waiting for leases and for processes.
 
 A test that asks for nothing but `peers`, a folder and its own parameters is run in a thread, with peers of
 its own; all of them are begun when the first is due, and when its turn comes a test's outcome is fetched.
@@ -18,7 +18,7 @@ import pytest
 
 from tests.faults.peers import open_peers
 
-AT_ONCE = 3
+AT_ONCE = 4
 _OURS = {"peers", "tmp_path", "control"}
 
 
