@@ -103,7 +103,7 @@ class Proxy:
         tasks = dict(self._connections)
         for task, writer in tasks.items():
             sock = writer.get_extra_info("socket")
-            if sock is not None:
+            if sock is not None and sock.fileno() >= 0:  # else it has been cut already
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
             task.cancel()
