@@ -8,8 +8,8 @@ imports that are left::
     interpreter    settings, manifest | torch                   | build | Pub/Sub, HTTP; connect | ready
     beside it                         | weights: fetch, sha256  |         fill, warm up          |
 
-`models/opening.py` does the left half, `app.py` the right one; `models/lean_torch.py` says what of torch is
-left out. What a worker imports late for this reason, it imports here.
+`models/opening.py` does the left half, `app.py` the right one; `models/lean_torch.py` and `lean_imports.py`
+say what of large packages is left out. What a worker imports late for this reason, it imports here.
 """
 
 from __future__ import annotations
