@@ -23,7 +23,7 @@ local: $(READY)  ## Keep a whole worker running on this machine.
 
 # The fault tests bring their own way of running side by side, and measure: nothing else runs beside them.
 test: $(READY)   ## Run the tests.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/faults --ignore tests/operations/test_rollout.py
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/faults --ignore tests/operations/test_rollout.py
 	$(BIN)/python -m pytest tests/faults tests/operations/test_rollout.py
 
 lint: $(READY)   ## Check style.

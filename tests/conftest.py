@@ -17,14 +17,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-_LONGEST = ("tools/test_training_smoke.py", "operations/test_operations_run.py")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: begun last, it would keep one of two processes waiting for the other."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST))
-
-
 @pytest.fixture(scope="session")
 def google_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Pub/Sub emulator of our own."""
