@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from tests.peers import fake_gcs_server, pubsub_emulator
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C again where a shell started us in the background: what we start would be deaf to it too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
