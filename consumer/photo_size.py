@@ -31,8 +31,8 @@ def decoding_bytes(data: bytes, max_pixels: int) -> int:
         return 0
     # The size stands near the beginning of nearly every file; and to look through 20 MB takes milliseconds.
     # A TIFF is not looked through: its first bytes say where the size stands, which may be the end.
-    head = data if image_format == "TIFF" else data[:_HEAD]
-    width, height = _size(head, image_format) or _size(data, image_format) or (0, 0)
+    near = None if image_format == "TIFF" else _size(data[:_HEAD], image_format)
+    width, height = near or _size(data, image_format) or (0, 0)
     pixels = width * height
     return pixels * _BYTES_PER_PIXEL.get(image_format, _WITH_PILLOW) if pixels <= max_pixels else 0
 

@@ -257,9 +257,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        given = {"workers": args.threads, "seed": args.seed, "resume": args.resume, "out": args.out}
-        given["of_photos"] = args.of_photos
-        plan = Plan(seconds=seconds, folder=folder, **sizes, **given)
+        plan = Plan(
+            seconds=seconds,
+            folder=folder,
+            of_photos=args.of_photos,
+            workers=args.threads,
+            seed=args.seed,
+            resume=args.resume,
+            out=args.out,
+            **sizes,
+        )
         trainers: dict[str, Callable[[], dict[str, Any]]] = {
             "plants": lambda: detectors("plants", plan),
             "containers": lambda: detectors("containers", plan),

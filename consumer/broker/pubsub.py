@@ -14,7 +14,7 @@ from google.auth.credentials import Credentials
 
 from consumer.broker import BrokerMisconfigured
 
-_SERVICE = "pubsub.googleapis.com:443"
+_HOST = "pubsub.googleapis.com"
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/pubsub")
 _CHANNEL_OPTIONS = [
     # gRPC's own limit of 4 MB is below Pub/Sub's 10: a larger message would never be delivered.
@@ -46,7 +46,7 @@ class Endpoint:
     """`host:port` of an emulator or the embedded server, reached in the clear and without credentials."""
     credentials: Credentials | None = None
     """For the real service; None finds the environment's own."""
-    host: str = _SERVICE
+    host: str = f"{_HOST}:443"
 
     def ready(self) -> Endpoint:
         """With its credentials found, which may read files and ask the metadata server.
@@ -68,8 +68,12 @@ class Endpoint:
             return grpc.insecure_channel(self.emulator, options=_CHANNEL_OPTIONS)
         from google.api_core import grpc_helpers  # large, and of no use with an emulator
 
-        return grpc_helpers.create_channel(
-            self.host, credentials=self.credentials, default_scopes=_SCOPES, options=_CHANNEL_OPTIONS
+        return grpc_helpers.create_channel(  # as Google's own clients do it
+            self.host,
+            credentials=self.credentials,
+            default_scopes=_SCOPES,
+            default_host=_HOST,
+            options=_CHANNEL_OPTIONS,
         )
 
 
