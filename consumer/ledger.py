@@ -144,9 +144,8 @@ class BucketLedger:
 
     async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
         """Write the result once: the commit point of the expensive work."""
-        data, metadata = result.model_dump_json().encode(), {_MESSAGE: message_id}
         try:
-            await self._write(job, "json", data, metadata, only_if_new=True)
+            await self._write(job, "json", result.as_json, {_MESSAGE: message_id}, only_if_new=True)
         except PreconditionFailed:
             earlier = await self._read(job, "json")
             if earlier is not None:
@@ -174,7 +173,7 @@ class BucketLedger:
             _LEGS: ",".join(sorted(given_up.legs)) or "none",
             _DONE: "1" if given_up.done else "0",
         }
-        await self._write(job, "failed", given_up.result.model_dump_json().encode(), metadata)
+        await self._write(job, "failed", given_up.result.as_json, metadata)
 
     async def count_attempt(self, job: Job, code: str) -> Attempts:
         """Count a run; two workers that count at once are both counted."""

@@ -57,7 +57,5 @@ class NoLedger:
     async def claim(self, job: Job, result: ProcessingResult) -> str:
         """Write the result, for its readers only."""
         name = object_name(job, "json")
-        await self._store.write(
-            self._bucket, name, result.model_dump_json().encode(), content_type="application/json"
-        )
+        await self._store.write(self._bucket, name, result.as_json, content_type="application/json")
         return f"gs://{self._bucket}/{name}"

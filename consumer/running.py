@@ -177,7 +177,7 @@ class Runner:
         return f"model {', '.join(models.spec(name).name for name in names)}"
 
     def _check_size(self, result: ProcessingResult) -> None:
-        size = len(result.model_dump_json().encode())
+        size = len(result.as_json)
         if size > self.max_result_bytes:
             raise ResultTooLarge(
                 f"a result of {size} bytes, more than MAX_RESULT_BYTES={self.max_result_bytes}: "

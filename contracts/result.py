@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Self
 from uuid import UUID
 
 from pydantic import Field
@@ -137,6 +138,16 @@ class ProcessingResult(Contract):
     worker_version: str
     started_at: datetime
     finished_at: datetime
+
+    @cached_property
+    def as_json(self) -> bytes:
+        """The result as it is recorded and published; made once, since masks make it many megabytes."""
+        return self.model_dump_json().encode()
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied.__dict__.pop("as_json", None)  # whoever asks for a copy is about to change it
+        return copied
 
 
 class ClaimCheck(Contract):

@@ -15,6 +15,7 @@ from benchmarks.method import BusyMachine, Figure, Row, Target, believed, parser
 from benchmarks.questions import QUESTIONS, Program
 
 ROOT = Path(__file__).parents[1]
+PROGRAMS = sorted({program.module for question in QUESTIONS for program in question.programs})
 
 
 @pytest.fixture
@@ -23,8 +24,7 @@ def options(tmp_path: Path) -> argparse.Namespace:
 
 
 def test_every_program_of_every_question_exists() -> None:
-    programs = {program.module for question in QUESTIONS for program in question.programs}
-    assert programs <= {file.stem for file in (ROOT / "benchmarks").glob("*.py")}
+    assert set(PROGRAMS) <= {file.stem for file in (ROOT / "benchmarks").glob("*.py")}
 
 
 def test_everything_that_make_bench_runs_takes_twenty_five_minutes() -> None:
@@ -84,11 +84,28 @@ def test_a_result_says_when_where_and_with_what_it_was_measured(options: argpars
     assert {"date", "machine", "versions", "interval", "target", "met", "peers"} <= set(row)
 
 
-@pytest.mark.parametrize("program", sorted({p.module for q in QUESTIONS for p in q.programs}))
-def test_every_program_tells_how_it_is_used(program: str) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{program}", "--help"],
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """What each program prints for `--help`; all in one process, since importing torch takes seconds."""
+    script = """
+import contextlib, io, json, runpy, sys
+said = {}
+for program in sys.argv[1:]:
+    sys.argv = [program, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        runpy.run_module(f"benchmarks.{program}", run_name="__main__")
+    said[program] = out.getvalue()
+print(json.dumps(said))
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script, *PROGRAMS],
         capture_output=True, text=True, timeout=100, check=True, cwd=ROOT,
-    ).stdout  # fmt: skip
+    )  # fmt: skip
+    said: dict[str, str] = json.loads(answer.stdout)
+    return said
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_tells_how_it_is_used(program: str, helps: dict[str, str]) -> None:
     for option in ("--busy", "--blocks", "--out"):
-        assert option in said
+        assert option in helps[program]

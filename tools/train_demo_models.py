@@ -234,6 +234,9 @@ def arguments() -> argparse.Namespace:
         metavar="0..10",
         help="of ten tiles for detectors, how many come from demo photos (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tiles", type=int, default=7000, help="that detectors learn from (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="for training and for drawing scenes")
     parser.add_argument(
         "--keep", type=Path, help="folder for scenes and checkpoints (default: a temporary one)"
@@ -241,7 +244,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="detectors and SAM go on from their weights in --out"
     )
-    parser.add_argument("--smoke", action="store_true", help="a minute in all, to see that everything runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="half a minute in all, to see that everything runs"
+    )
     return parser.parse_args()
 
 
@@ -250,9 +255,9 @@ def main() -> int:
     args = arguments()
     torch.set_num_threads(args.threads)
     asked = args.only or MODELS
-    seconds = {name: 4.0 if args.smoke else args.seconds or SECONDS[name] for name in MODELS}
+    seconds = {name: 2.0 if args.smoke else args.seconds or SECONDS[name] for name in MODELS}
     sizes = {"tiles": 32, "examples": 20, "crop_scenes": 16, "unseen": 2} if args.smoke else {
-        "tiles": 7000, "examples": 5000, "crop_scenes": 3000, "unseen": 60,
+        "tiles": args.tiles, "examples": 5000, "crop_scenes": 3000, "unseen": 60,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)

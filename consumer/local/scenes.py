@@ -83,8 +83,18 @@ def scene(
     return _photo(rng, canvas, camera)
 
 
-def demo_photo(seed: int, height: int = 960, width: int = 1280) -> Scene:
-    """Generate a photo as a nursery takes it: one to four whole containers with 10 to 80 plants, well lit."""
+def demo_photo(seed: int, height: int = 960, width: int = 1280, more_things: int = 0) -> Scene:
+    """Generate a photo as a nursery takes it: one to four whole containers with 10 to 80 plants, well lit.
+
+    Args:
+        seed: Decides everything.
+        height: Pixels.
+        width: Pixels.
+        more_things: How many things that are no plants lie about, besides up to three drawn by lot.
+
+    Returns:
+        The photo with its truth.
+    """
     rng = np.random.default_rng((seed, 1))
     camera = view(rng, height, width, wild=False)
     columns, rows = ((1, 1), (2, 1), (2, 2))[int(rng.choice(3, p=(0.4, 0.35, 0.25)))]
@@ -95,7 +105,7 @@ def demo_photo(seed: int, height: int = 960, width: int = 1280) -> Scene:
     pitch = room[0] * 0.9 / (across + 0.8)
     down = int(np.clip(room[1] * 0.92 / pitch - 0.8, 2, 80 // (across * columns * rows)))
     canvas = new_canvas(rng, camera.canvas, pitch)
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 4)) + more_things):
         clutter(rng, canvas.picture, canvas.unit)
     kind = str(rng.choice(CONTAINER_LABELS))
     for index in range(columns * rows):

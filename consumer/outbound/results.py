@@ -22,7 +22,7 @@ class ResultsPublisher:
 
     def needs_claim_check(self, result: ProcessingResult) -> bool:
         """Tell whether the result must be published by reference."""
-        return len(_body(result)) + OVERHEAD > self.claim_check_bytes
+        return len(result.as_json) + OVERHEAD > self.claim_check_bytes
 
     async def publish(self, result: ProcessingResult, result_url: str | None) -> str:
         """Publish the result, by reference if `result_url` is given, and return the message's id.
@@ -30,7 +30,7 @@ class ResultsPublisher:
         Raises:
             BrokerError: it was not confirmed.
         """
-        body = _body(result)
+        body = result.as_json
         if result_url is not None:
             check = ClaimCheck(
                 result_id=result.result_id,
@@ -52,7 +52,3 @@ class ResultsPublisher:
         if parent := trace_parent():
             attributes["traceparent"] = parent
         return await self.publisher.publish(self.topic, body, attributes)
-
-
-def _body(result: ProcessingResult) -> bytes:
-    return result.model_dump_json().encode()

@@ -193,3 +193,11 @@ def test_a_dead_letter_carries_its_reason_in_prefixed_attributes_of_text() -> No
         "mlworker-replay-count": "2",
         "mlworker-claim-check": "gs://nursery-photos/dead-letters/8675309",
     }
+
+
+def test_a_changed_copy_of_a_result_says_what_it_was_changed_to() -> None:
+    result = SAMPLES["processing_result"]
+    assert isinstance(result, ProcessingResult)
+    assert ProcessingResult.model_validate_json(result.as_json) == result
+    changed = result.model_copy(update={"status": "partial"})
+    assert json.loads(changed.as_json)["status"] == "partial"

@@ -26,6 +26,8 @@ UNSEEN_SEEDS = 2_000_000_000
 LEAST_SIDE = 4.0
 OF_PHOTOS = 3
 """How many of ten tiles come from demo photos; the others are wild scenes."""
+PHOTO_TILES = 3
+"""How many tiles one demo photo gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ def resized(view: Scene, longer: int) -> tuple[NDArray[np.uint8], list[Truth]]:
 
 @lru_cache(maxsize=1)
 def _photo(seed: int) -> Scene:
-    return demo_photo(seed)
+    """A demo photo; every second one with more things about that are no plants, which teach the most."""
+    return demo_photo(seed, 720, 960, more_things=seed // PHOTO_TILES % 2 * (2 + seed // 10 % 7))
 
 
 def tile(seed: int, side: int, of_photos: int = OF_PHOTOS) -> tuple[NDArray[np.uint8], Truth, Truth]:
@@ -91,7 +94,7 @@ def tile(seed: int, side: int, of_photos: int = OF_PHOTOS) -> tuple[NDArray[np.u
         plants, containers = truths(view)
         return view.pixels, plants, containers
     rng = np.random.default_rng((seed, 2))
-    photo = _photo(seed - lot)  # its neighbours come from the same one
+    photo = _photo(seed - lot % PHOTO_TILES)  # its neighbours come from the same one
     if lot > 0:
         pixels, (plants, containers) = resized(photo, int(2 * side * rng.uniform(0.8, 1.4)))
         left, top = (int(rng.integers(0, n - side + 1)) for n in (pixels.shape[1], pixels.shape[0]))
