@@ -21,9 +21,10 @@ demo: $(READY)   ## Run the main job on this machine and write demo-out/index.ht
 local: $(READY)  ## Keep a whole worker running on this machine.
 	$(BIN)/mlworker local
 
-# The fault tests bring their own way of running side by side, and measure: nothing else runs beside them.
+# More processes than most machines have cores to spare: many tests wait. The fault tests bring their own way of
+# running side by side, and measure: nothing else runs beside them.
 test: $(READY)   ## Run the tests.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/faults --ignore tests/operations/test_rollout.py
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/faults --ignore tests/operations/test_rollout.py
 	$(BIN)/python -m pytest tests/faults tests/operations/test_rollout.py
 
 lint: $(READY)   ## Check style.

@@ -122,7 +122,7 @@ def test_a_new_picture_at_the_place_of_one_that_is_gone_is_new() -> None:
         encoder, kept = Encoder(), RecentEmbeddings()
         for _ in range(50):  # so that the same address comes again
             await kept.of("sam", [picture()], encoder.embed)
-            gc.collect()
+            gc.collect(0)
 
         assert sum(encoder.shown) == 50
 
