@@ -8,7 +8,8 @@ Three rules:
 3. What cannot begin soon is handed back, and comes again after half the time until its turn, as far as that
    is known: its tenant's slots never stand empty for long, other workers may have it meanwhile, and the
    broker's count of deliveries grows with the logarithm of the wait, not with the wait. At most 200
-   rest at a time: what lies deeper stays in the queue, for the next worker that is started.
+   rest at a time: what lies deeper stays in the queue, for the next worker that is started. A slot that
+   falls free with nothing in hand takes back what rests (`resting.py`).
 
 A queue that moves is left in peace: where a message begins every half second nothing is looked for behind it,
 so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back.
@@ -16,17 +17,17 @@ so with short runs, as with a single tenant whose messages all fit, nothing is e
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
 
 from consumer.broker import Delivery
 from consumer.broker.leases import Lease
+from consumer.resting import Resting, Tenant
 from consumer.routes import Routes
 
 LOOK_AFTER = 0.02
@@ -47,8 +48,6 @@ _PEEKED_BYTES = 256_000
 """Larger messages are nobody's, rather than read twice."""
 _TENANTS = 1000
 
-Tenant = Hashable
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
@@ -67,6 +66,8 @@ class InHand:
     since: float
     lease: list[Lease] = field(default_factory=list)
     """Its lease, once the keeper has it."""
+    leased_until: float | None = None
+    """Of one that rested, which the keeper does not have: when its lease ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,11 @@ class Turns:
         self._clock = clock
         self._begun: dict[Tenant, list[Turn]] = {}
         self._in_hand: list[InHand] = []
-        self._resting: dict[Tenant, list[float]] = {}
-        """When the messages come again that were handed back: a heap."""
+        self._resting = Resting(clock)
         self._seconds: dict[Tenant, float] = {}
         """How long a tenant's runs take; the latest count most."""
         self._look = 1
-        self.rests = 0
+        self.rested = 0
         """How many messages were handed back for a while."""
 
     @property
@@ -133,9 +133,8 @@ class Turns:
         moves = first.tenant in self._seconds and self._until_turn(first.tenant, 0) <= _MOVES
         if self._clock() - first.since < (_MOVES if moves else LOOK_AFTER):
             return 0
-        resting = sum(len(self._resting_of(tenant)) for tenant in list(self._resting))
         self._look = min(4 * max(self._look, 8), _MOST_LOOKED_AT)
-        return max(0, min(self._look, _MOST_RESTING - resting))
+        return max(0, min(self._look, _MOST_RESTING - self._resting.total()))
 
     def sort(self, deliveries: Sequence[Delivery]) -> Sorted:
         """Say what becomes of messages just pulled."""
@@ -158,11 +157,17 @@ class Turns:
         return Sorted(begin, keep, rest)
 
     def whose_turn(self) -> Iterator[tuple[InHand, Turn]]:
-        """Yield what may begin of that in hand: of the tenant with the fewest slots first."""
+        """Yield what may begin: what is in hand, then what rests; the tenant with the fewest slots first."""
         while ready := [held for held in self._in_hand if self._may_begin(held.tenant)]:
-            following = min(ready, key=lambda held: len(self._begun.get(held.tenant, ())))
+            following = min(ready, key=lambda held: self._has(held.tenant))
             self._in_hand.remove(following)
             yield following, self._begin(following.tenant)
+        while (back := self._taken_back()) is not None:
+            yield back, self._begin(back.tenant)
+
+    def rests(self, ack_ids: Sequence[str]) -> None:
+        """Hear from the broker that these messages rest as they were handed back to."""
+        self._resting.confirm(ack_ids)
 
     def overdue(self) -> Iterator[tuple[InHand, int]]:
         """Yield what is in hand, but will not begin soon after all, with the seconds it is to rest."""
@@ -195,8 +200,18 @@ class Turns:
         if len(self._seconds) > _TENANTS:
             del self._seconds[next(iter(self._seconds))]  # of whom nothing has run for longest
 
+    def _taken_back(self) -> InHand | None:
+        waiting = [tenant for tenant in self._resting.tenants() if self._may_begin(tenant)]
+        for tenant in sorted(waiting, key=self._has):
+            if (back := self._resting.take_back(tenant)) is not None:
+                return InHand(back[0], tenant, self._clock(), leased_until=back[1])
+        return None
+
+    def _has(self, tenant: Tenant) -> int:
+        return len(self._begun.get(tenant, ()))
+
     def _may_begin(self, tenant: Tenant) -> bool:
-        has = len(self._begun.get(tenant, ()))
+        has = self._has(tenant)
         if self._limit is not None:
             return self.free > 0 and has < self._limit
         return self.free > (self._kept_free if has else 0)
@@ -220,22 +235,13 @@ class Turns:
         seconds = max(elapsed) if known is None else max(known, min(elapsed))
         return (before + 1) * seconds / len(elapsed)
 
-    def _resting_of(self, tenant: Tenant) -> list[float]:
-        resting = self._resting.setdefault(tenant, [])
-        while resting and resting[0] <= self._clock():
-            heapq.heappop(resting)
-        return resting
-
     def _rest(self, tenant: Tenant, delivery: Delivery, before: int) -> int:
         """Return for how many seconds to hand a message back: a power of two, so that few calls do."""
-        now, resting = self._clock(), self._resting_of(tenant)
         longest = min(_LONGEST_REST, _REST_PER_DELIVERY * (delivery.delivery_attempt or 1))
-        seconds = max(1.0, min(self._until_turn(tenant, before + len(resting)) / 2, longest))
+        seconds = max(1.0, min(self._until_turn(tenant, before + self._resting.of(tenant)) / 2, longest))
         rounded = 1 << math.floor(math.log2(seconds))
-        heapq.heappush(resting, now + rounded)
-        if len(self._resting) > _TENANTS:
-            self._resting = {t: ends for t, ends in self._resting.items() if max(ends, default=0.0) > now}
-        self.rests += 1
+        self._resting.add(tenant, delivery, rounded)
+        self.rested += 1
         return rounded
 
 

@@ -201,6 +201,8 @@ class Worker:
             await self.subscriber.modify_deadline(ack_ids, seconds)
         except BrokerError as error:
             log.warning("settle_failed", settle="HAND_BACK", reason="no_slot", error=str(error))
+        else:
+            self.turns.rests(ack_ids)
 
     def _ended(self, turn: Turn, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -208,7 +210,8 @@ class Worker:
         self.turns.end(turn)
         if not self.is_draining:
             for held, following in self.turns.whose_turn():
-                self._begin(held.delivery, held.lease[0], following)
+                lease = held.lease or self.keeper.hold([held.delivery.ack_id], held.leased_until)
+                self._begin(held.delivery, lease[0], following)
         self._changed.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("worker_failed", exc_info=task.exception())

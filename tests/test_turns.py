@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from consumer.broker import Delivery
 from consumer.broker.leases import Lease
+from consumer.resting import Resting
 from consumer.routes import Routes, parse_routes
-from consumer.turns import Turn, Turns, tenant_of
+from consumer.turns import InHand, Turn, Turns, tenant_of
 
 LOOK = {"steps": [{"type": "step", "name": "look"}]}
 
@@ -33,13 +36,15 @@ class Day:
     now: float = 100.0
     running: list[Turn] = field(default_factory=list)
     resting: list[tuple[Delivery, int]] = field(default_factory=list)
+    begun: list[InHand] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self.turns = Turns(self.slots, self.limit, lambda it: it.attributes["tenant"], lambda: self.now)
 
     def arrive(self, tenant: str, count: int = 1, attempt: int | None = None) -> int:
         """Sort new messages; return how many of them may begin."""
-        found = self.turns.sort([message(tenant, number, attempt) for number in range(count)])
+        found = self.turns.sort([message(tenant, next(self.numbers), attempt) for _ in range(count)])
         self.running += [turn for _, turn in found.begin]
         for held in found.keep:
             held.lease.append(
@@ -55,7 +60,14 @@ class Day:
         self.turns.end(turn)
         begun = list(self.turns.whose_turn())
         self.running += [following for _, following in begun]
+        self.begun += [held for held, _ in begun]
+        back = {held.delivery.ack_id for held, _ in begun}
+        self.resting = [(it, seconds) for it, seconds in self.resting if it.ack_id not in back]
         return [str(held.tenant) for held, _ in begun]
+
+    def confirm(self) -> None:
+        """Let the broker say that what was handed back rests."""
+        self.turns.rests([it.ack_id for it, _ in self.resting])
 
     def has(self) -> Counter[str]:
         return Counter(str(turn.tenant) for turn in self.running)
@@ -140,6 +152,71 @@ def test_what_begins_soon_stays_in_hand_and_the_rest_comes_again_after_half_its_
     assert seconds[-1] == 64  # and the last one's in 250
     assert seconds == sorted(seconds)
     assert len(set(seconds)) <= 8
+
+
+def with_a_backlog() -> Day:
+    """Runs of 10 s, one message in hand, and 99 that rest."""
+    day = Day()
+    day.arrive("a", 4)
+    day.now += 10
+    for _ in range(4):
+        day.end("a")
+        day.arrive("a")
+    day.arrive("a", 100, attempt=20)
+    return day
+
+
+def test_a_slot_that_falls_free_takes_back_what_rests_for_longest() -> None:
+    day = with_a_backlog()
+    last = day.resting[-1][0]
+    day.confirm()
+
+    assert day.end("a") + day.end("a") == ["a", "a"]
+    held, back = day.begun[-2:]
+    assert held.lease
+    assert held.leased_until is None
+    assert back.delivery is last
+    assert back.leased_until == day.now + 64
+    assert day.has() == {"a": 4}
+
+
+def test_what_the_broker_has_not_let_rest_yet_is_not_taken_back() -> None:
+    day = with_a_backlog()
+
+    assert day.end("a") == ["a"]
+    assert day.end("a") == []
+
+
+def test_what_comes_again_in_a_moment_is_not_taken_back() -> None:
+    day = with_a_backlog()
+    day.confirm()
+    day.end("a")
+
+    day.now += 63.4
+    assert day.end("a") == ["a"]
+    day.now += 0.2
+    assert day.end("a") == []
+
+
+def test_what_rests_leaves_the_last_slot_to_a_newcomer() -> None:
+    day = with_a_backlog()
+    day.confirm()
+    assert day.arrive("b", 2) == 1
+
+    assert day.end("b") == ["b"]  # in hand, and its tenant had none
+    assert day.end("b") == []
+    assert day.has() == {"a": 4}
+
+
+def test_a_large_message_is_not_kept_while_it_rests() -> None:
+    day = with_a_backlog()
+    resting = Resting(lambda: day.now)
+    large = Delivery("large", "large", b"x" * 70_000, {}, datetime.now(UTC), None)
+    resting.add("a", large, 60)
+    resting.confirm(["large"])
+
+    assert resting.total() == 1
+    assert resting.take_back("a") is None
 
 
 def test_short_runs_keep_enough_in_hand() -> None:
@@ -233,6 +310,7 @@ def test_whatever_comes_slots_and_shares_are_kept_and_nothing_is_lost(
             ended += 1
         overdue += len(list(day.turns.overdue()))
         day.arrive(tenant, count)
+        day.confirm()
         arrived += count
         has = day.has()
         assert has.total() == slots - day.turns.free <= slots

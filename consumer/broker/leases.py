@@ -132,10 +132,16 @@ class LeaseKeeper:
             self._thread.join()
             self._thread = None
 
-    def hold(self, ack_ids: Sequence[str]) -> Sequence[Lease]:
-        """Keep these messages leased from now on; their first extension is sent in a moment."""
+    def hold(self, ack_ids: Sequence[str], until: float | None = None) -> Sequence[Lease]:
+        """Keep these messages leased from now on; their first extension is sent in a moment.
+
+        Args:
+            ack_ids: of messages delivered just now.
+            until: when their leases end, if they were delivered earlier.
+        """
         now = self._clock()
-        leases = [Lease(ack_id, self._clock, now + MIN_ACK_DEADLINE, due=now) for ack_id in ack_ids]
+        ends = now + MIN_ACK_DEADLINE if until is None else until
+        leases = [Lease(ack_id, self._clock, ends, due=now) for ack_id in ack_ids]
         with self._changed:
             self._leases.update(leases)
             self._wake_by(now)

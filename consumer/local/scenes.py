@@ -83,7 +83,9 @@ def scene(
     return _photo(rng, canvas, camera)
 
 
-def demo_photo(seed: int, height: int = 960, width: int = 1280, more_things: int = 0) -> Scene:
+def demo_photo(
+    seed: int, height: int = 960, width: int = 1280, *, more_things: int = 0, odd: float = 0.0
+) -> Scene:
     """Generate a photo as a nursery takes it: one to four whole containers with 10 to 80 plants, well lit.
 
     Args:
@@ -91,6 +93,7 @@ def demo_photo(seed: int, height: int = 960, width: int = 1280, more_things: int
         height: Pixels.
         width: Pixels.
         more_things: How many things that are no plants lie about, besides up to three drawn by lot.
+        odd: How likely the ground's colour is none that a floor has.
 
     Returns:
         The photo with its truth.
@@ -104,7 +107,7 @@ def demo_photo(seed: int, height: int = 960, width: int = 1280, more_things: int
     across = int(rng.integers(5, 10)) if columns * rows == 1 else int(rng.integers(3, 6))
     pitch = room[0] * 0.9 / (across + 0.8)
     down = int(np.clip(room[1] * 0.92 / pitch - 0.8, 2, 80 // (across * columns * rows)))
-    canvas = new_canvas(rng, camera.canvas, pitch)
+    canvas = new_canvas(rng, camera.canvas, pitch, odd)
     for _ in range(int(rng.integers(0, 4)) + more_things):
         clutter(rng, canvas.picture, canvas.unit)
     kind = str(rng.choice(CONTAINER_LABELS))

@@ -103,5 +103,5 @@ def watch_load(metrics: Metrics, pool: ModelPool, turns: Turns, budget: MemoryBu
     watch("photos_waiting", "Photos that wait for memory to be decoded.", lambda: budget.waiting)
     watch("messages_in_hand", "Messages leased that wait for a slot.", lambda: turns.in_hand)
     metrics.watch_count(
-        "messages_rested", "Messages handed back until their tenant's turn.", lambda: turns.rests
+        "messages_rested", "Messages handed back until their tenant's turn.", lambda: turns.rested
     )

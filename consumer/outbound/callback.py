@@ -178,7 +178,7 @@ class Backend:
                 ) from error
         note(status=response.status_code)
         # The status is the answer, whatever became of the rest of it. It may repeat what it was sent.
-        check_answer(host, response, redacted(answer, _secrets(url, proof))[:MAX_QUOTED])
+        check_answer(host, response, lambda: redacted(answer, _secrets(url, proof))[:MAX_QUOTED])
 
 
 def _host(url: str) -> str:
@@ -217,8 +217,13 @@ def _secrets(url: str, proof: Mapping[str, str]) -> Iterator[str]:
         yield value
 
 
-def check_answer(host: str, response: httpx.Response, answer: str) -> None:
+def check_answer(host: str, response: httpx.Response, quoted: Callable[[], str]) -> None:
     """Return if the backend accepted the callback: 2xx, or 409 for one it already has.
+
+    Args:
+        host: that answered.
+        response: its answer.
+        quoted: asked, if it did not accept it, for what of its answer may be repeated.
 
     Raises:
         CallbackFailed: with the class that the status stands for.
@@ -228,7 +233,7 @@ def check_answer(host: str, response: httpx.Response, answer: str) -> None:
         return
     failure_class, outage = _class_of(status)
     raise CallbackFailed(
-        f"{host} answered {status}: {answer}",
+        f"{host} answered {status}: {quoted()}",
         failure_class,
         outage=outage,
         retry_after=_retry_after(response.headers.get("Retry-After")),

@@ -204,6 +204,8 @@ class _Connection(httpcore.AsyncNetworkStream):
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self._socket: socket.socket = stream.get_extra_info("socket")
+        self._looking = select.poll()
+        self._looking.register(self._socket.fileno(), select.POLLIN)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return await self._stream.read(max_bytes, timeout)
@@ -222,12 +224,9 @@ class _Connection(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> object:
         if info != "is_readable":
             return self._stream.get_extra_info(info)
-        number = self._socket.fileno()
-        if number < 0:
+        if self._socket.fileno() < 0:
             return True  # closed: so it is found to be by the next read
-        looking = select.poll()
-        looking.register(number, select.POLLIN)
-        return bool(looking.poll(0))
+        return bool(self._looking.poll(0))
 
 
 class _Answer(httpx.AsyncByteStream):

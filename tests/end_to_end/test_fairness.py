@@ -73,7 +73,7 @@ def test_what_waited_in_hand_is_to_be_had_at_once_after_a_drain(play, toys):
         for _ in range(30):
             site.publish(site.request(HELD))
         async with site.worker() as running:
-            await site.until(lambda: running.worker.turns.rests > 0, "some to be handed back")
+            await site.until(lambda: running.worker.turns.rested > 0, "some to be handed back")
             in_hand = running.worker.turns.in_hand
             assert in_hand > 0
             running.worker.stop()

@@ -428,7 +428,7 @@ class TestAnswers:
     @pytest.mark.parametrize("status", MEANING)
     def test_every_status_has_a_meaning(self, status: int) -> None:
         with pytest.raises(CallbackFailed) as failed:
-            check_answer("host", httpx.Response(status), "")
+            check_answer("host", httpx.Response(status), str)
 
         assert (failed.value.failure_class, failed.value.outage) == MEANING[status]
 

@@ -82,8 +82,10 @@ def resized(view: Scene, longer: int) -> tuple[NDArray[np.uint8], list[Truth]]:
 
 @lru_cache(maxsize=1)
 def _photo(seed: int) -> Scene:
-    """A demo photo; every second one with more things about that are no plants, which teach the most."""
-    return demo_photo(seed, 720, 960, more_things=seed // PHOTO_TILES % 2 * (2 + seed // 10 % 7))
+    """A demo photo; every second one with more that is no plant, on any ground, which teaches the most."""
+    if seed // PHOTO_TILES % 2 == 0:
+        return demo_photo(seed, 720, 960)
+    return demo_photo(seed, 720, 960, more_things=2 + seed // 10 % 7, odd=0.5)
 
 
 def tile(seed: int, side: int, of_photos: int = OF_PHOTOS) -> tuple[NDArray[np.uint8], Truth, Truth]:
