@@ -156,13 +156,17 @@ class Turns:
                 rest.setdefault(self._rest(tenant, delivery, before), []).append(delivery)
         return Sorted(begin, keep, rest)
 
-    def whose_turn(self) -> Iterator[tuple[InHand, Turn]]:
-        """Yield what may begin: what is in hand, then what rests; the tenant with the fewest slots first."""
+    def whose_turn(self, *, take_back: bool = True) -> Iterator[tuple[InHand, Turn]]:
+        """Yield what may begin: what is in hand, then what rests; the tenant with the fewest slots first.
+
+        Args:
+            take_back: whether what rests may begin too.
+        """
         while ready := [held for held in self._in_hand if self._may_begin(held.tenant)]:
             following = min(ready, key=lambda held: self._has(held.tenant))
             self._in_hand.remove(following)
             yield following, self._begin(following.tenant)
-        while (back := self._taken_back()) is not None:
+        while take_back and (back := self._taken_back()) is not None:
             yield back, self._begin(back.tenant)
 
     def rests(self, ack_ids: Sequence[str]) -> None:

@@ -131,10 +131,10 @@ class Worker:
             self._hand_back_overdue()
             most = self.turns.wanted()
             if not most:
-                await self._wait_for_change(LOOK_AFTER if self.turns.in_hand else None)
+                await _first(self._changed, LOOK_AFTER if self.turns.in_hand else None)
                 continue
             if self.pauses():
-                await self._wait(_PAUSE_LOOK)
+                await _first(self._stopping, _PAUSE_LOOK)
                 continue
             try:
                 deliveries = await self._pull(most)
@@ -142,7 +142,7 @@ class Worker:
                 self.trouble = str(error)
                 self.is_pulling = not isinstance(error, BrokerMisconfigured)
                 log.warning("pull_failed", error=str(error), needs_operator=not self.is_pulling)
-                await self._wait(_PULL_PAUSES[min(failures, len(_PULL_PAUSES) - 1)])
+                await _first(self._stopping, _PULL_PAUSES[min(failures, len(_PULL_PAUSES) - 1)])
                 failures += 1
                 continue
             failures, self.trouble, self.is_pulling = 0, "", True
@@ -209,7 +209,8 @@ class Worker:
         self._lingering_since.pop(task, None)
         self.turns.end(turn)
         if not self.is_draining:
-            for held, following in self.turns.whose_turn():
+            # While nothing should be pulled, what rests is as good as in the queue.
+            for held, following in self.turns.whose_turn(take_back=not self.pauses()):
                 lease = held.lease or self.keeper.hold([held.delivery.ack_id], held.leased_until)
                 self._begin(held.delivery, lease[0], following)
         self._changed.set()
@@ -286,18 +287,11 @@ class Worker:
             log.warning("handing_back", messages=len(unfinished))
             await asyncio.wait(unfinished, timeout=ABORT_HAND_BACK if is_abort else HAND_BACK_TIMEOUT)
 
-    async def _wait_for_change(self, seconds: float | None) -> None:
-        """Wait until a slot was given back, the worker is to stop, or the time is over."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait, but no longer than until the worker is to stop."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+async def _first(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for the event, but no longer than so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

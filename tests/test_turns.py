@@ -187,6 +187,16 @@ def test_what_the_broker_has_not_let_rest_yet_is_not_taken_back() -> None:
     assert day.end("a") == []
 
 
+def test_what_rests_is_left_in_peace_if_that_is_asked_for() -> None:
+    day = with_a_backlog()
+    day.confirm()
+    day.end("a")
+    day.turns.end(day.running.pop())
+
+    assert not list(day.turns.whose_turn(take_back=False))
+    assert len(list(day.turns.whose_turn())) == 1
+
+
 def test_what_comes_again_in_a_moment_is_not_taken_back() -> None:
     day = with_a_backlog()
     day.confirm()
