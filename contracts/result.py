@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from pydantic import Field
@@ -144,9 +145,10 @@ class ProcessingResult(Contract):
         """The result as it is recorded and published; made once, since masks make it many megabytes."""
         return self.model_dump_json().encode()
 
-    def __copy__(self) -> Self:
-        copied = super().__copy__()
-        copied.__dict__.pop("as_json", None)  # whoever asks for a copy is about to change it
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields changed, and with a JSON of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("as_json", None)
         return copied
 
 

@@ -136,14 +136,7 @@ def test_behind_what_stands_more_and_more_is_looked_at() -> None:
 
 
 def test_what_begins_soon_stays_in_hand_and_the_rest_comes_again_after_half_its_wait() -> None:
-    day = Day()
-    day.arrive("a", 4)
-    day.now += 10
-    for _ in range(4):
-        day.end("a")
-        day.arrive("a")  # runs take 10 s
-
-    day.arrive("a", 100, attempt=20)
+    day = with_a_backlog()
 
     assert day.turns.in_hand == 1
     seconds = [rest for _, rest in day.resting]
@@ -154,14 +147,20 @@ def test_what_begins_soon_stays_in_hand_and_the_rest_comes_again_after_half_its_
     assert len(set(seconds)) <= 8
 
 
-def with_a_backlog() -> Day:
-    """Runs of 10 s, one message in hand, and 99 that rest."""
+def with_runs_of(seconds: float) -> Day:
+    """All slots that one tenant may have are taken, and how long its runs take is known."""
     day = Day()
     day.arrive("a", 4)
-    day.now += 10
+    day.now += seconds
     for _ in range(4):
         day.end("a")
         day.arrive("a")
+    return day
+
+
+def with_a_backlog() -> Day:
+    """Runs of 10 s, one message in hand, and 99 that rest."""
+    day = with_runs_of(10)
     day.arrive("a", 100, attempt=20)
     return day
 
@@ -219,8 +218,7 @@ def test_what_rests_leaves_the_last_slot_to_a_newcomer() -> None:
 
 
 def test_a_large_message_is_not_kept_while_it_rests() -> None:
-    day = with_a_backlog()
-    resting = Resting(lambda: day.now)
+    resting = Resting(lambda: 0.0)
     large = Delivery("large", "large", b"x" * 70_000, {}, datetime.now(UTC), None)
     resting.add("a", large, 60)
     resting.confirm(["large"])
@@ -230,12 +228,7 @@ def test_a_large_message_is_not_kept_while_it_rests() -> None:
 
 
 def test_short_runs_keep_enough_in_hand() -> None:
-    day = Day()
-    day.arrive("a", 4)
-    day.now += 0.4
-    for _ in range(4):
-        day.end("a")
-        day.arrive("a")
+    day = with_runs_of(0.4)
 
     day.arrive("a", 100)
 
