@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,20 @@ EMULATOR = "PUBSUB_EMULATOR_BIN"
 """Names the emulator's start script where gcloud does not know of it."""
 
 
+_reserved: deque[socket.socket] = deque(maxlen=500)
+
+
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    """A port for a server that is about to start; nobody else is given it meanwhile.
+
+    It stays bound here without listening: the system gives such a port to nobody by chance, while a server
+    that sets SO_REUSEADDR, as servers do, may listen on it.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    _reserved.append(kept)
+    port: int = kept.getsockname()[1]
     return port
 
 
