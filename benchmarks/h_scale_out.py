@@ -236,8 +236,8 @@ class Site:
             try:
                 body = json.loads(file.read_text())
             except FileNotFoundError:
-                continue  # it was let go of just now
-            if body["owner"].split("/")[1] == str(process_id):
+                continue  # it is written anew just now
+            if body["state"] == "running" and body["owner"].split("/")[1] == str(process_id):
                 yield body["message_id"]
 
     def _crew(self, name: str) -> Crew:

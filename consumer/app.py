@@ -17,7 +17,8 @@ from consumer.broker.leases import LeaseKeeper
 from consumer.broker.publisher import PubSubPublisher
 from consumer.broker.pubsub import Endpoint
 from consumer.broker.subscriber import PubSubSubscriber
-from consumer.claims import BucketClaims, Claims, NoClaims
+from consumer.bucket_claims import BucketClaims
+from consumer.claims import Claims, NoClaims
 from consumer.decode import Decoder
 from consumer.delivering import Delivering
 from consumer.failing import Failing
@@ -175,7 +176,7 @@ async def open_worker(
             pipeline_timeout=settings.pipeline_timeout,
             fence=fence,
             failing=Failing(
-                rules, ledger, backend, giving_up, patience, settings.bucket, settings.max_attempts
+                rules, ledger, claims, backend, giving_up, patience, settings.bucket, settings.max_attempts
             ),
             claim_patience=5.0 * settings.lease_seconds,
             on_warning=metrics.warned,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from consumer.claims import Claims
 from consumer.decode import known_of
 from consumer.errors import CallbackFailed, FencedOff, HoldExpired, MalformedMessage, WorkerLost
 from consumer.giving_up import GivingUp
@@ -39,6 +40,7 @@ class Failing:
 
     rules: SourceRules
     ledger: Ledger
+    claims: Claims
     backend: Backend
     giving_up: GivingUp
     patience: Patience
@@ -66,6 +68,8 @@ class Failing:
             if isinstance(error, MalformedMessage):
                 self._understand_what_can_be(handling)
             job, attempts = handling.job, 1
+            if job is not None and handling.claim is None:
+                await self._announce(handling, job)
             # What fails before anything is looked up may have been given up in part by an earlier delivery.
             if job is not None and (begun := await self.giving_up.begun(handling, job)):
                 return await self.go_on(handling, job, begun)
@@ -93,6 +97,10 @@ class Failing:
         await self.giving_up.go_on(handling, job, given_up)
         failure = given_up.result.error
         return Outcome(Settle.ACK, "given_up", dead_letter=failure.code if failure else "unknown")
+
+    async def _announce(self, handling: Handling, job: Job) -> None:
+        message_id = handling.delivery.message_id
+        await self.patience.persist(f"bucket {self.bucket}", lambda: self.claims.announce(job, message_id))
 
     async def _count(self, job: Job, code: str) -> int:
         counted = await self.patience.persist(

@@ -16,7 +16,7 @@ import structlog
 
 from consumer.broker import Delivery
 from consumer.broker.leases import Lease
-from consumer.claims import Busy, Claim, Claims
+from consumer.claims import Busy, Claim, Claims, Done
 from consumer.decode import Decoder, Ignored, Notified
 from consumer.delivering import Delivering
 from consumer.errors import FencedOff, HoldExpired, WorkerLost
@@ -128,37 +128,48 @@ class Handler:
     async def _claim_and_work(self, handling: Handling, job: Job, pipeline: Pipeline) -> Outcome:
         """Look up what was done, as the only worker that may go on with it."""
         message_id = handling.delivery.message_id
-        waited_since = self.patience.clock()
+        waited_since, though_done = self.patience.clock(), False
         while True:
-            claim = await self._with_bucket("claim", partial(self.claims.take, job, message_id))
+            take = partial(self.claims.take, job, message_id, though_done=though_done)
+            claim = await self._with_bucket("claim", take)
+            if isinstance(claim, Busy):
+                if self.patience.clock() - waited_since > self.claim_patience:
+                    again = rest(handling.delivery.delivery_attempt)
+                    return Outcome(Settle.HAND_BACK, "claimed_by_another", again)
+                await asyncio.sleep(min(CLAIM_LOOK, self.fence.seconds))
+                continue
             if isinstance(claim, Claim):
                 handling.claim = claim
                 await reach(Point.CLAIMED)
-            entry = await self._with_bucket("look up", partial(self.ledger.look_up, job, message_id))
-            if entry.done:
-                await self._tidy(job, entry, claim)
-                return Outcome(Settle.ACK, "duplicate")
+            entry = await self._look_up(job, message_id, claim)
             if entry.job.result_id != job.result_id:
                 # The photo was replaced: another piece of work, with a claim of its own.
                 await self._let_go(handling)
                 handling.job = job = entry.job
-                continue
-            if isinstance(claim, Claim):
-                return await self._resume_or_run(handling, job, pipeline, entry)
-            if self.patience.clock() - waited_since > self.claim_patience:
-                again = rest(handling.delivery.delivery_attempt)
-                return Outcome(Settle.HAND_BACK, "claimed_by_another", again)
-            await asyncio.sleep(min(CLAIM_LOOK, self.fence.seconds))
+            elif isinstance(claim, Claim):
+                return await self._resume_or_run(handling, claim, pipeline, entry)
+            elif claim.message_id == message_id or entry.result is not None:
+                return Outcome(Settle.ACK, "duplicate")
+            else:  # somebody deleted what was recorded, so that it is done again
+                though_done = True
 
-    async def _tidy(self, job: Job, entry: Entry, claim: Claim | Busy) -> None:
-        """Remove what a worker left that was lost between its last leg and its ack."""
-        if isinstance(claim, Busy):
-            await self._with_bucket("clear claim", lambda: self.claims.clear(job))
-        if entry.attempts.count:
-            await self._with_bucket("forget attempts", lambda: self.ledger.forget_attempts(job))
+    async def _look_up(self, job: Job, message_id: str, claim: Claim | Done) -> Entry:
+        """Ask for as much as the claim leaves open."""
+        match claim:
+            case Claim(is_first=True):
+                return Entry(job)
+            case Claim():
+                return await self._with_bucket("look up", partial(self.ledger.look_up, job, message_id))
+            case Done() if claim.message_id == message_id:
+                return Entry(job)
+            case Done():
+                return await self._with_bucket("look up", partial(self.ledger.recorded, job, message_id))
 
-    async def _resume_or_run(self, handling: Handling, job: Job, pipeline: Pipeline, entry: Entry) -> Outcome:
-        message_id, result, attempts = handling.delivery.message_id, entry.result, entry.attempts
+    async def _resume_or_run(
+        self, handling: Handling, claim: Claim, pipeline: Pipeline, entry: Entry
+    ) -> Outcome:
+        message_id, job = handling.delivery.message_id, entry.job
+        result, attempts = entry.result, entry.attempts
         if entry.given_up is not None:
             handling.progress.stage = Stage.DELIVERING
             return await self.failing.go_on(handling, job, entry.given_up)
@@ -173,10 +184,11 @@ class Handler:
         handling.was_recorded = True
         handling.progress.stage = Stage.DELIVERING
         await self.delivering.deliver(handling, job, result)
-        await self._with_bucket("mark done", lambda: self.ledger.mark_done(job, message_id))
-        await reach(Point.MARKED)
         if attempts.count:
             await self._with_bucket("forget attempts", lambda: self.ledger.forget_attempts(job))
+        await self._with_bucket("mark done", partial(self.claims.finish, claim))
+        handling.claim = None
+        await reach(Point.MARKED)
         log.info(result.status, status=result.status, resumed=entry.result is not None)
         return Outcome(Settle.ACK, result.status)
 
@@ -241,12 +253,13 @@ class Handler:
         """
         if (claim := handling.claim) is None:
             return True
-        await self._with_bucket("secure claim", lambda: self.claims.secure(claim, 0))
+        if not claim.covers(0):
+            await self._with_bucket("secure claim", lambda: self.claims.secure(claim, 0))
         if not claim.was_taken_over:
             return True
         message_id = handling.delivery.message_id
         entry = await self._with_bucket("look up", partial(self.ledger.look_up, job, message_id))
-        return not entry.done and entry.result is None
+        return entry.result is None and (entry.given_up is None or not entry.given_up.done)
 
     async def _let_go(self, handling: Handling) -> None:
         claim, handling.claim = handling.claim, None
@@ -256,7 +269,7 @@ class Handler:
 
     async def _mark(self, handling: Handling, *, running: bool) -> None:
         claim = handling.claim
-        if claim is not None:
+        if claim is not None and claim.is_running != running:
             await self._with_bucket("mark claim", lambda: self.claims.mark(claim, running=running))
 
     async def _decode(self, handling: Handling) -> Job | Ignored:

@@ -3,10 +3,9 @@
 `{tenant}/results/{session}/{image}/{result_id}` with the endings
 
 - `.json`: the result, written once; from here on nothing expensive is done again,
-- `.done`: published and called back; only the ack is missing,
 - `.failed`: the failed result of the message that was given up, with how far that has come,
 - `.attempts`: how many runs failed, or started and never ended,
-- `.claim`: who works on it now (`claims.py`).
+- `.claim`: who works on it now, or that all is done (`claims.py`); made before any of the others.
 """
 
 from __future__ import annotations
@@ -70,8 +69,6 @@ class Entry:
     """The job, perhaps under the identity of a photo that replaced the recorded one."""
     result: ProcessingResult | None = None
     """Recorded: resume by delivering it."""
-    done: bool = False
-    """Delivered too, or given up altogether: only the ack is missing."""
     given_up: GivenUp | None = None
     """This very message is being given up: resume that instead."""
     attempts: Attempts = Attempts()
@@ -81,15 +78,15 @@ class Ledger(Protocol):
     """Where work is recorded."""
 
     async def look_up(self, job: Job, message_id: str) -> Entry:
-        """Return what was recorded of the job, as far as this message may use it."""
+        """Return what is known of the job, as far as this message may use it."""
+        ...
+
+    async def recorded(self, job: Job, message_id: str) -> Entry:
+        """Return what was recorded of the job, or the job that it is now: its photo may be another."""
         ...
 
     async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
         """Keep the result and return the one that counts: an earlier one of the same work wins."""
-        ...
-
-    async def mark_done(self, job: Job, message_id: str) -> None:
-        """Keep that the result was delivered."""
         ...
 
     async def given_up(self, job: Job, message_id: str) -> GivenUp | None:
@@ -121,26 +118,18 @@ class BucketLedger:
         self._bucket = bucket
 
     async def look_up(self, job: Job, message_id: str) -> Entry:
-        """Return what was recorded; a record of a photo that was replaced since is not this job's."""
+        """Return what is known of the job, from three objects asked for at once."""
         failed, record, attempts = await asyncio.gather(
             *(self._read(job, ending) for ending in ("failed", "json", "attempts"))
         )
         if given_up := _given_up(failed, job, message_id):
-            return Entry(job, given_up=given_up, done=given_up.done)
-        if record is None:
-            return Entry(job, attempts=_attempts(attempts))
-        result = _result(record, job)
-        if (
-            record.info.metadata.get(_MESSAGE) == message_id
-            or result.image_generation is None
-            or await self._is_current(job, result)
-        ):
-            # Asked last: of most jobs nothing is recorded, and each question is a request that waits.
-            done = await self._read(job, "done")
-            return Entry(job, result, done is not None, attempts=_attempts(attempts))
-        current = await self._store.stat(job.source.bucket, job.source.name)
-        renewed = replace(job, result_id=of_generation(job.result_id, current.generation))
-        return await self.look_up(renewed, message_id)
+            return Entry(job, given_up=given_up)
+        entry = await self._entry(job, record, message_id)
+        return replace(entry, attempts=_attempts(attempts)) if entry.job is job else entry
+
+    async def recorded(self, job: Job, message_id: str) -> Entry:
+        """Return what was recorded; a record of a photo that was replaced since is not this job's."""
+        return await self._entry(job, await self._read(job, "json"), message_id)
 
     async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
         """Write the result once: the commit point of the expensive work."""
@@ -152,13 +141,6 @@ class BucketLedger:
                 return _result(earlier, job)
             raise
         return result
-
-    async def mark_done(self, job: Job, message_id: str) -> None:
-        """Write the marker."""
-        try:
-            await self._write(job, "done", b"", {_MESSAGE: message_id}, only_if_new=True)
-        except PreconditionFailed:
-            return  # somebody marked it already
 
     async def given_up(self, job: Job, message_id: str) -> GivenUp | None:
         """Read the failed result; another message's is none of this one's."""
@@ -200,6 +182,19 @@ class BucketLedger:
         """Return the url of the record."""
         del result
         return f"gs://{self._bucket}/{object_name(job, 'json')}"
+
+    async def _entry(self, job: Job, record: StoredObject | None, message_id: str) -> Entry:
+        if record is None:
+            return Entry(job)
+        result = _result(record, job)
+        if (
+            record.info.metadata.get(_MESSAGE) == message_id
+            or result.image_generation is None
+            or await self._is_current(job, result)
+        ):
+            return Entry(job, result)
+        current = await self._store.stat(job.source.bucket, job.source.name)
+        return Entry(replace(job, result_id=of_generation(job.result_id, current.generation)))
 
     async def _is_current(self, job: Job, result: ProcessingResult) -> bool:
         if job.source.generation is not None:

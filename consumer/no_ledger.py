@@ -24,15 +24,15 @@ class NoLedger:
         del message_id
         return Entry(job, attempts=self._attempts.get(job.result_id, Attempts()))
 
+    async def recorded(self, job: Job, message_id: str) -> Entry:
+        """Return that nothing was recorded."""
+        del message_id
+        return Entry(job)
+
     async def record(self, job: Job, result: ProcessingResult, message_id: str) -> ProcessingResult:
         """Keep nothing."""
         del job, message_id
         return result
-
-    async def mark_done(self, job: Job, message_id: str) -> None:
-        """Keep nothing, and forget the attempts."""
-        del message_id
-        await self.forget_attempts(job)
 
     async def given_up(self, job: Job, message_id: str) -> GivenUp | None:
         """Return that nothing is known."""

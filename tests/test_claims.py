@@ -11,7 +11,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from consumer.claims import BucketClaims, Busy, Claim
+from consumer.bucket_claims import BucketClaims
+from consumer.claims import Busy, Claim, Done
 from consumer.errors import FencedOff
 from consumer.jobs import Ids, Job, Source, result_id
 from consumer.ledger import object_name
@@ -49,9 +50,6 @@ class Bench:
         """Let them watch our claim, which does not change, for longer than it holds."""
         assert isinstance(await self.theirs.take(JOB, "message"), Busy)
         self.clocks[1].now += HOLDS + 1
-
-    async def names(self) -> list[str]:
-        return [info.name async for info in self.store.list(BUCKET, "acme/results/")]
 
 
 Story = Callable[[Bench], Awaitable[None]]
@@ -96,13 +94,87 @@ def test_the_others_are_told_who_has_it(tell: Tell) -> None:
     tell(story)
 
 
-def test_what_is_let_go_of_leaves_nothing_behind_and_can_be_claimed(tell: Tell) -> None:
+def test_whoever_makes_a_claim_knows_that_the_job_is_new_and_nobody_after(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        claim = await bench.take(bench.ours)
+        assert claim.is_first
+        await bench.ours.let_go(claim)
+
+        assert not (await bench.take(bench.theirs)).is_first
+
+    tell(story)
+
+
+def test_what_is_let_go_of_can_be_claimed_at_once_and_blames_nobody(tell: Tell) -> None:
     async def story(bench: Bench) -> None:
         await bench.ours.let_go(await bench.take(bench.ours))
 
-        assert await bench.names() == []
         claim = await bench.take(bench.theirs)
         assert not claim.was_abandoned
+        assert not claim.was_taken_over
+
+    tell(story)
+
+
+def test_a_job_that_something_is_kept_of_unclaimed_is_new_to_nobody(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.ours.announce(JOB, "message")
+
+        claim = await bench.take(bench.theirs)
+        assert not claim.is_first
+        assert not claim.was_abandoned
+        await bench.ours.announce(JOB, "message")  # takes nothing from its owner
+        await bench.theirs.secure(claim, HOLDS + 1)
+
+    tell(story)
+
+
+def test_a_job_that_is_done_is_done_for_everybody_for_good(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        claim = await bench.take(bench.ours)
+        await bench.ours.finish(claim)
+        await bench.ours.let_go(claim)
+
+        for claims in (bench.ours, bench.theirs):
+            assert await claims.take(JOB, "another message") == Done("message")
+
+    tell(story)
+
+
+def test_a_job_whose_record_is_gone_can_be_claimed_although_it_is_done(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.ours.finish(await bench.take(bench.ours))
+
+        claim = await bench.theirs.take(JOB, "message", though_done=True)
+        assert isinstance(claim, Claim)
+        assert not claim.is_first
+        assert isinstance(await bench.ours.take(JOB, "message"), Busy)
+
+    tell(story)
+
+
+def test_what_was_delivered_is_done_though_another_has_taken_over(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        claim = await bench.take(bench.ours)
+        await bench.outlast()
+        theirs = await bench.take(bench.theirs)
+
+        await bench.ours.finish(claim)
+
+        assert await bench.ours.take(JOB, "another message") == Done("message")
+        with pytest.raises(FencedOff):
+            await bench.theirs.secure(theirs, HOLDS + 1)  # asks the store
+
+    tell(story)
+
+
+def test_a_renewal_amid_the_end_takes_nothing_back(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        claim = await bench.take(bench.ours)
+        renewals = (bench.ours.secure(claim, HOLDS + 1) for _ in range(5))
+        await asyncio.gather(*renewals, bench.ours.finish(claim), return_exceptions=True)
+
+        assert await bench.theirs.take(JOB, "another message") == Done("message")
 
     tell(story)
 
@@ -135,17 +207,6 @@ def test_whoever_was_lost_before_a_run_began_is_not_counted(tell: Tell) -> None:
         await bench.outlast()
 
         assert not (await bench.take(bench.theirs)).was_abandoned
-
-    tell(story)
-
-
-def test_a_claim_on_what_is_done_can_be_removed_by_anybody(tell: Tell) -> None:
-    async def story(bench: Bench) -> None:
-        claim = await bench.take(bench.ours)
-        await bench.theirs.clear(JOB)
-
-        assert await bench.names() == []
-        await bench.ours.let_go(claim)
 
     tell(story)
 
@@ -196,7 +257,7 @@ def test_a_renewal_whose_answer_got_lost_is_recognised_as_our_own(tell: Tell) ->
 
         await bench.ours.secure(claim, HOLDS + 1)
         await bench.ours.let_go(claim)
-        assert await bench.names() == []
+        assert not (await bench.take(bench.theirs)).was_taken_over
 
     tell(story)
 

@@ -104,7 +104,7 @@ class TestRecords:
 
             assert await bench.ledger.record(JOB, done, OURS) == done
 
-            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, done, done=False)
+            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, done)
 
         tell(story)
 
@@ -117,15 +117,18 @@ class TestRecords:
 
         tell(story)
 
-    def test_delivered_work_is_known_as_done_by_everybody(self, tell: Tell) -> None:
+    def test_whoever_asks_for_the_record_alone_is_told_the_same(self, tell: Tell) -> None:
         async def story(bench: Bench) -> None:
+            assert await bench.ledger.recorded(JOB, OURS) == Entry(JOB)
             done = result(generation=await bench.put_photo())
             await bench.ledger.record(JOB, done, OURS)
-            await bench.ledger.mark_done(JOB, OURS)
-            await bench.ledger.mark_done(JOB, ANOTHERS)  # a second marker is no error
+            await bench.ledger.count_attempt(JOB, "store_unavailable")
 
-            assert (await bench.ledger.look_up(JOB, OURS)).done
-            assert (await bench.ledger.look_up(JOB, ANOTHERS)).done
+            assert await bench.ledger.recorded(JOB, OURS) == Entry(JOB, done)
+            assert await bench.ledger.recorded(JOB, ANOTHERS) == Entry(JOB, done)
+            replaced = await bench.put_photo(b"another bed")
+            renewed = replace(JOB, result_id=of_generation(JOB.result_id, replaced))
+            assert await bench.ledger.recorded(JOB, ANOTHERS) == Entry(renewed)
 
         tell(story)
 
@@ -158,10 +161,9 @@ class TestRecords:
         async def story(bench: Bench) -> None:
             done = result(generation=await bench.put_photo())
             await bench.ledger.record(JOB, done, OURS)
-            await bench.ledger.mark_done(JOB, OURS)
             await bench.ledger.count_attempt(JOB, "store_unavailable")
 
-            names = [f"{FOLDER}/{JOB.result_id}.{ending}" for ending in ("attempts", "done", "json")]
+            names = [f"{FOLDER}/{JOB.result_id}.{ending}" for ending in ("attempts", "json")]
             assert await bench.names() == names
             stored = await bench.store.read(BUCKET, names[-1])
             assert ProcessingResult.model_validate_json(stored.data) == done
@@ -206,9 +208,9 @@ class TestReplacedPhotos:
             new = result(renewed, generation=generation, note="new")
 
             assert await bench.ledger.record(renewed, new, ANOTHERS) == new
-            await bench.ledger.mark_done(renewed, ANOTHERS)
 
-            assert await bench.ledger.look_up(JOB, "message-3") == Entry(renewed, new, done=True)
+            assert await bench.ledger.look_up(JOB, "message-3") == Entry(renewed)
+            assert await bench.ledger.look_up(renewed, "message-3") == Entry(renewed, new)
             assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, old)
 
         tell(story)
@@ -221,7 +223,7 @@ class TestReplacedPhotos:
             await bench.ledger.record(second, result(second, generation=generation), ANOTHERS)
             await bench.put_photo(b"third")
 
-            third = await bench.ledger.look_up(JOB, "message-3")
+            third = await bench.ledger.look_up(second, "message-3")
 
             assert third.result is None
             assert len({JOB.result_id, second.result_id, third.job.result_id}) == 3
@@ -271,7 +273,7 @@ class TestFailures:
 
             ended = replace(begun, done=True)
             await bench.ledger.keep_given_up(JOB, ended, OURS)
-            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, given_up=ended, done=True)
+            assert await bench.ledger.look_up(JOB, OURS) == Entry(JOB, given_up=ended)
 
         tell(story)
 
@@ -385,11 +387,10 @@ class TestWithoutLedger:
             ledger = NoLedger(bench.store, BUCKET)
 
             assert await ledger.record(JOB, result(), OURS) == result()
-            await ledger.mark_done(JOB, OURS)
-            assert await ledger.look_up(JOB, OURS) == Entry(JOB)
+            assert await ledger.look_up(JOB, OURS) == await ledger.recorded(JOB, OURS) == Entry(JOB)
             assert [(await ledger.count_attempt(JOB, "x")).count for _ in range(2)] == [1, 2]
             assert (await ledger.count_attempt(job_of(5), "x")).count == 1
-            await ledger.mark_done(JOB, OURS)
+            await ledger.forget_attempts(JOB)
             assert (await ledger.count_attempt(JOB, "x")).count == 1
             assert await bench.names() == []
 

@@ -12,7 +12,7 @@ from consumer.doctor.storage_api import Bucket, LifecycleCondition, LifecycleRul
 from contracts.request import check_tenant_id
 
 _LONGEST_RETENTION = timedelta(days=31)
-_ENDINGS = (".json", ".done", ".failed", ".attempts", ".claim")
+_ENDINGS = (".json", ".failed", ".attempts", ".claim")
 _BEGINNING_OF_A_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EXEMPT = (
     "num_newer_versions",

@@ -1,6 +1,6 @@
 """The requests about single objects, over the JSON API itself.
 
-Google's client is left out of these, nine of which go with every photo: what it does around a request takes
+Google's client is left out of these, five of which go with every photo: what it does around a request takes
 more processor time than a request over a kept connection.
 
 - **Uploads are single requests**, whatever their size. Google's client turns to resumable uploads over 8 MB,

@@ -187,7 +187,7 @@ def day(days_ago: int) -> str:
         delete_if(age=1, matchesPrefix=["acme/res"]),
         delete_if(age=1, matchesPrefix=["acme/results/550e8400"]),
         delete_if(age=3, matchesSuffix=[".json"]),
-        delete_if(age=3, matchesSuffix=[".jpg", "done"]),
+        delete_if(age=3, matchesSuffix=[".jpg", "claim"]),
         delete_if(age=3, matchesStorageClass=["STANDARD"]),
         delete_if(age=3, isLive=True),
         delete_if(createdBefore=day(2)),
@@ -235,7 +235,7 @@ async def test_a_rule_that_spares_records_is_none(good: Good, storage: Storage, 
 async def test_the_longer_the_subscription_keeps_messages_the_longer_records_must_stay(
     good: Good, storage: Storage
 ) -> None:
-    storage.buckets[BUCKET] = {"lifecycle": {"rule": [delete_if(age=20, matchesSuffix=[".done"])]}}
+    storage.buckets[BUCKET] = {"lifecycle": {"rule": [delete_if(age=20, matchesSuffix=[".claim"])]}}
     assert worst(await good.ask("bucket.lifecycle")) is Severity.OK
 
     again(good.server, WORK, REQUESTS, **{**GOOD_WORK, "message_retention_duration": timedelta(days=21)})
@@ -246,7 +246,7 @@ async def test_the_longer_the_subscription_keeps_messages_the_longer_records_mus
 async def test_when_it_is_unknown_how_long_messages_are_kept_it_is_a_warning(
     good: Good, storage: Storage
 ) -> None:
-    storage.buckets[BUCKET] = {"lifecycle": {"rule": [delete_if(age=20, matchesSuffix=[".done"])]}}
+    storage.buckets[BUCKET] = {"lifecycle": {"rule": [delete_if(age=20, matchesSuffix=[".claim"])]}}
 
     findings = await good.ask("bucket.lifecycle", subscription="unknown")
 

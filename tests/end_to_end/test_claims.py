@@ -49,7 +49,7 @@ def test_two_workers_with_the_same_work_run_it_once(play, toys):
         assert sorted(site.reasons()) == ["duplicate", "succeeded"]
         assert toys.runs[body["image_id"]] == 1
         assert list(site.backend.accepted("/results").values()) == [1]
-        assert sorted(info.name.rsplit(".")[-1] for info in await kept(site, body)) == ["done", "json"]
+        assert sorted(info.name.rsplit(".")[-1] for info in await kept(site, body)) == ["claim", "json"]
 
     play(story)
 
@@ -143,7 +143,7 @@ def test_what_another_did_while_an_heir_waited_for_the_photo_is_not_run_again(
             await site.store.delete(BUCKET, name)
         [result] = [name for name in records if name.endswith(".json")]
         claim = result.replace(".json", ".claim")
-        others = orjson.dumps({"owner": "another", "message_id": "1", "running": True})
+        others = orjson.dumps({"owner": "another", "message_id": "1", "state": "running"})
         await site.store.write(BUCKET, claim, others)
 
         slow = SlowPhotos(tmp_path / "store")

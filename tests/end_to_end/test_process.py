@@ -189,8 +189,8 @@ def test_an_uploaded_photo_is_processed_and_nothing_that_comes_of_it_is(
     peers.upload("acme/originals/b.jpg")
 
     worker.until(lambda: len(worker.logs("succeeded")) == 2, "the photo to be processed")
-    # Each object in the bucket was announced once, each claim when it was made and when it was let go of, and
-    # each announcement is handled once.
+    # Each object in the bucket was announced once, each claim twice more when it was written anew as done (as
+    # made and as overwritten), and each announcement is handled once.
     announced = len(peers.objects()) + 2 * 2
     worker.until(lambda: sum(worker.handled().values()) == announced + 1, "all events")
 

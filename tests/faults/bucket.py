@@ -62,11 +62,15 @@ class BucketServer(MisbehavingServer):
         with self._lock:
             return sorted(name for name in self.objects if fnmatchcase(name, pattern))
 
-    def fail(self, kind: str = "*", name: str = "*", **how: Any) -> Fault:
-        """Misbehave at requests of a kind (`stat`, `media`, `upload`, `delete`, `list`) about such names."""
+    def fail(self, kind: str = "*", name: str = "*", body: bytes = b"", **how: Any) -> Fault:
+        """Misbehave at requests of a kind (`stat`, `media`, `upload`, `delete`, `list`) about such names.
+
+        Only at those whose body contains these bytes.
+        """
 
         def only(request: Received) -> bool:
-            return fnmatchcase(kind_of(request), kind) and fnmatchcase(name_of(request), name)
+            is_about = fnmatchcase(kind_of(request), kind) and fnmatchcase(name_of(request), name)
+            return is_about and body in request.body
 
         return self.misbehave(only=only, **how)
 

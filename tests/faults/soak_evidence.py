@@ -119,15 +119,16 @@ class Evidence:
             job, ending = _job_of(stored.name)
             if ending == "claim":
                 body = json.loads(stored.data)
-                pid = int(body["owner"].split("/")[-2])
-                held[job].append(Held(pid, body["message_id"], stored.at))
+                if body["state"] in ("waiting", "running"):
+                    pid = int(body["owner"].split("/")[-2])
+                    held[job].append(Held(pid, body["message_id"], stored.at))
         return held
 
     def _marked(self) -> Mapping[tuple[Leg, str], float]:
         marked: dict[tuple[Leg, str], float] = {}
         for stored in self.writes:
             job, ending = _job_of(stored.name)
-            for leg in _legs_done(ending, stored.metadata):
+            for leg in _legs_done(ending, stored):
                 marked.setdefault((leg, job), stored.at)
         return marked
 
@@ -135,7 +136,7 @@ class Evidence:
         refused = defaultdict(list)
         for request in self.refused:
             job, ending = _job_of(name_of(request))
-            if ending in ("claim", "done", "failed"):
+            if ending in ("claim", "failed"):
                 refused[job].append(request.at)
         return refused
 
@@ -176,11 +177,12 @@ def _job_of(name: str) -> tuple[str, str]:
     return (job, ending) if folder == "results" else ("", "")
 
 
-def _legs_done(ending: str, metadata: Mapping[str, str]) -> Iterable[Leg]:
-    if ending == "done":
+def _legs_done(ending: str, stored: Stored) -> Iterable[Leg]:
+    if ending == "claim" and json.loads(stored.data)["state"] == "done":
         return (Leg.RESULT, Leg.CALLBACK)
     if ending != "failed":
         return ()
+    metadata = stored.metadata
     if metadata.get("done") == "1":
         return Leg
     names = {"dead-lettered": Leg.LETTER, "published": Leg.RESULT, "called-back": Leg.CALLBACK}

@@ -156,7 +156,11 @@ def test_g1_a_bucket_that_is_gone_is_waited_through(shared: Peers) -> None:
 # ------------------------------------------------------------------------------- the records
 
 
-@pytest.mark.parametrize("ending", ["claim", "json", "done"])
+@pytest.mark.parametrize(
+    ("ending", "body"),
+    [("claim", b'"running"'), ("json", b""), ("claim", b'"done"')],
+    ids=["claim", "record", "mark"],
+)
 @pytest.mark.parametrize(
     "how",
     [{"status": 503}, {"status": 429}, {"cut": "reset"}, {"cut": "reset", "applied": True},
@@ -164,9 +168,9 @@ def test_g1_a_bucket_that_is_gone_is_waited_through(shared: Peers) -> None:
     ids=["503", "429", "cut", "applied-and-cut", "applied-and-503"],
 )  # fmt: skip
 def test_g1_a_bad_moment_while_a_record_is_written_passes(
-    shared: Peers, ending: str, how: dict[str, Any]
+    shared: Peers, ending: str, body: bytes, how: dict[str, Any]
 ) -> None:
-    fault = shared.bucket.fail("upload", f"*.{ending}", times=2, **how)
+    fault = shared.bucket.fail("upload", f"*.{ending}", body, times=2, **how)
     sent = shared.send()
     shared.until_settled()
 

@@ -59,7 +59,7 @@ def asked_of_the_bucket(peers: Peers, sent: Sent, since: int) -> Counter[str]:
 
 
 LOOK_UP = Counter({"stat failed": 1, "stat json": 1, "stat attempts": 1})
-RECORD, FAILED = Counter({"media json": 1, "stat done": 1}), Counter({"media failed": 1})
+RECORD, FAILED = Counter({"media json": 1}), Counter({"media failed": 1})
 """What a look-up asks for besides, where a result is recorded; where the message's own failure is."""
 
 
@@ -80,7 +80,7 @@ RECORD, FAILED = Counter({"media json": 1, "stat done": 1}), Counter({"media fai
             Tally(runs=1, results=1, calls=1, effects=1, letters=1),
             LOOK_UP + FAILED,
         ),
-        ("bucket", False, ONCE, LOOK_UP),
+        ("bucket", False, ONCE, Counter()),  # what could not even be claimed is new
         # What could not be recorded is not there: it is the one outage that costs a run. Nor could the claim
         # be let go of, and whoever takes a claim over looks once more before the first step.
         ("bucket", True, Tally(runs=2, results=1, calls=1, effects=1, letters=0), LOOK_UP + LOOK_UP),

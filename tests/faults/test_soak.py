@@ -37,11 +37,14 @@ class Journals:
     stalls: list[tuple[float, float]] = field(default_factory=list)
 
     def claimed(self, pid: int, at: float) -> None:
-        body = {"owner": f"host/{pid}/f00", "message_id": MESSAGE, "running": True}
-        self.writes.append(Stored(_name("claim"), 1, json.dumps(body).encode(), at=at))
+        self._claim(pid, "running", at)
 
-    def marked(self, at: float) -> None:
-        self.writes.append(Stored(_name("done"), 1, b"", at=at))
+    def marked(self, pid: int, at: float) -> None:
+        self._claim(pid, "done", at)
+
+    def _claim(self, pid: int, state: str, at: float) -> None:
+        body = {"owner": f"host/{pid}/f00", "message_id": MESSAGE, "state": state}
+        self.writes.append(Stored(_name("claim"), 1, json.dumps(body).encode(), at=at))
 
     def gave_up(self, at: float, **metadata: str) -> None:
         self.writes.append(Stored(_name("failed"), 1, b"{}", metadata=metadata, at=at))
@@ -100,7 +103,7 @@ def called_twice_by_an_heir() -> Journals:
     journals.called(10.0)
     journals.claimed(B, 14.0)
     journals.called(15.0)
-    journals.marked(15.1)
+    journals.marked(B, 15.1)
     return journals
 
 
@@ -109,7 +112,7 @@ def test_what_is_said_once_needs_no_reason() -> None:
     journals.claimed(A, 9.0)
     journals.published(9.5)
     journals.called(10.0)
-    journals.marked(10.1)
+    journals.marked(A, 10.1)
 
     assert journals.reasons() == []
 
@@ -150,7 +153,7 @@ def test_a_death_after_the_mark_is_none() -> None:
     journals = Journals()
     journals.claimed(A, 9.0)
     journals.called(10.0)
-    journals.marked(10.1)
+    journals.marked(A, 10.1)
     journals.killed(A, 10.5)
     journals.claimed(B, 14.0)
     journals.called(15.0)
@@ -189,7 +192,7 @@ def test_a_worker_frozen_between_fence_and_call_is_a_reason_when_it_wakes_up() -
     journals.claimed(A, 9.0)
     journals.claimed(B, 13.0)
     journals.called(13.5)  # by B
-    journals.marked(13.6)
+    journals.marked(B, 13.6)
     journals.called(15.1)  # by A
     assert journals.reasons() == [(Leg.CALLBACK, None)]
 
@@ -277,13 +280,13 @@ def test_a_result_whose_publish_was_answered_with_an_error_may_come_again() -> N
 
 def test_a_mark_that_the_bucket_refuses_is_a_reason_only_if_another_takes_the_claim_over() -> None:
     journals = called_twice_by_an_heir()
-    journals.refused_to_write("done", 10.1)
+    journals.refused_to_write("claim", 10.1)
     assert journals.reasons() == [(Leg.CALLBACK, Why.UNMARKED)]
 
     journals = Journals()
     journals.claimed(A, 9.0)
     journals.called(10.0)
-    journals.refused_to_write("done", 10.1)
+    journals.refused_to_write("claim", 10.1)
     journals.called(15.0)
     assert journals.reasons() == [(Leg.CALLBACK, None)]
 

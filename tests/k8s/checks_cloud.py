@@ -25,7 +25,7 @@ _WORKER_MAY = {
     ("StorageBucket", "roles/storage.objectUser"),
     ("StorageBucket", "roles/storage.objectViewer"),
 }
-_MARKS = (".claim", ".attempts", ".done", ".failed")
+_MARKS = (".claim", ".attempts", ".failed")
 
 
 @check

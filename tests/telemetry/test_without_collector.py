@@ -108,9 +108,8 @@ def test_at_debug_level_the_log_has_a_line_for_every_stage_of_a_message_with_its
         assert all(line["ms"] >= 0 for line in stages)
         by_name = {line["stage"]: line for line in stages if "failure" not in line}
         assert set(by_name) == {
-            "decode message", "parse pipeline", "claim", "look up", "fetch", "download", "decode photo",
-            "mark claim", "secure claim", "step look", "record", "publish results", "callback", "mark done",
-            "let go of claim", "publish dead letter", "ack", "message",
+            "decode message", "parse pipeline", "claim", "fetch", "download", "decode photo", "step look",
+            "record", "publish results", "callback", "mark done", "publish dead letter", "ack", "message",
         }  # fmt: skip
         assert by_name["message"]["outcome"] == "succeeded"
         assert by_name["step look"]["path"] == "steps.0"
