@@ -145,7 +145,7 @@ class Handler:
             if entry.job.result_id != job.result_id:
                 # The photo was replaced: another piece of work, with a claim of its own.
                 await self._let_go(handling)
-                handling.job = job = entry.job
+                handling.job, though_done = (job := entry.job), False
             elif isinstance(claim, Claim):
                 return await self._resume_or_run(handling, claim, pipeline, entry)
             elif claim.message_id == message_id or entry.result is not None:

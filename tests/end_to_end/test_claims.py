@@ -54,6 +54,44 @@ def test_two_workers_with_the_same_work_run_it_once(play, toys):
     play(story)
 
 
+def test_work_whose_record_was_deleted_is_done_again_for_whoever_asks(play, toys):
+    async def story(site):
+        await site.photo()
+        body = site.request(LOOK)
+        async with site.worker():
+            site.publish(body)
+            await site.until_settled(1)
+            [record] = [info.name for info in await kept(site, body) if info.name.endswith(".json")]
+            site.publish(body)
+            await site.until_settled(2)
+            assert toys.runs[body["image_id"]] == 1
+
+            await site.store.delete(BUCKET, record)
+            site.publish(body)
+            await site.until_settled(3)
+        assert site.reasons() == ["succeeded", "duplicate", "succeeded"]
+        assert toys.runs[body["image_id"]] == 2
+        assert record in [info.name for info in await kept(site, body)]
+
+    play(story)
+
+
+def test_what_fails_before_it_could_be_claimed_is_no_new_job_to_anybody(play):
+    async def story(site):
+        await site.photo()
+        body = site.request({"type": "step", "name": "of_tomorrow"})
+        async with site.worker():
+            site.publish(body)
+            await site.until_settled(1)
+        assert site.reasons() == ["given_up"]
+        objects = {info.name.rpartition(".")[2]: info.name for info in await kept(site, body)}
+        assert set(objects) == {"claim", "failed"}
+        claim = orjson.loads((await site.store.read(BUCKET, objects["claim"])).data)
+        assert claim["state"] == "free"
+
+    play(story)
+
+
 def test_a_run_whose_worker_was_lost_is_counted_and_runs_again_alone(play, toys):
     async def story(site):
         await site.photo()
