@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from consumer.ops.allocator import keep_blocks_of_layers
 from pipeline_steps.errors import ModelUnavailable
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -57,6 +58,8 @@ class TorchDevice:
         with torch.inference_mode():
             if self.torch.type == "cuda":
                 torch.cuda.set_device(self.torch)
+            else:
+                keep_blocks_of_layers()
             yield
 
     def is_out_of_memory(self, error: BaseException) -> bool:
