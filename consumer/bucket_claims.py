@@ -31,6 +31,11 @@ class _Body(BaseModel):
     message_id: str
     state: State
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its owner has not ended it."""
+        return self.state in {State.WAITING, State.RUNNING}
+
 
 class BucketClaims:
     """Claims in the bucket, beside the ledger's records.
@@ -73,7 +78,7 @@ class BucketClaims:
             state = body.state if body else State.RUNNING
             if body and state is State.DONE and not though_done:
                 return Done(body.message_id)
-            is_held = state in {State.WAITING, State.RUNNING}
+            is_held = body is None or body.is_held
             if is_held and not self._is_silent(name, held.info.generation, body):
                 return Busy(body.owner if body else "unknown")
             sent = self._clock()
@@ -172,6 +177,8 @@ class BucketClaims:
             return False
         body = _body(held)
         if body is None or body.owner != self._owner or body.message_id != claim.message_id:
+            return False
+        if not body.is_held:  # an end of ours whose answer never came, which nothing may take back
             return False
         claim.generation = held.info.generation
         return True

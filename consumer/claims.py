@@ -53,7 +53,7 @@ class Claim:
     was_abandoned: bool = False
     """Whether it was taken over from a worker that was lost while it ran the job."""
     was_taken_over: bool = False
-    """Whether it is somebody else's who may only have been silent."""
+    """Whether somebody held it until then, who may only have been silent."""
     state: State = State.RUNNING
     lost: bool = False
     """Whether it is not ours any more, or was finished with."""

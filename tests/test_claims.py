@@ -168,6 +168,20 @@ def test_what_was_delivered_is_done_though_another_has_taken_over(tell: Tell) ->
     tell(story)
 
 
+def test_an_end_whose_answer_got_lost_is_not_taken_back(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        claim = await bench.take(bench.ours)
+        generation = claim.generation
+        await bench.ours.finish(claim)
+        claim.generation, claim.lost = generation, False  # as if nothing had been heard of it
+
+        await bench.ours.let_go(claim)
+
+        assert await bench.theirs.take(JOB, "another message") == Done("message")
+
+    tell(story)
+
+
 def test_a_renewal_amid_the_end_takes_nothing_back(tell: Tell) -> None:
     async def story(bench: Bench) -> None:
         claim = await bench.take(bench.ours)
