@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -213,12 +213,16 @@ class Peers:
 
         self.until(is_settled, f"all {len(self.sent)} requests to be settled", seconds)
 
-    def cut_rests(self) -> None:
-        """Deliver at once what was handed back to rest for a while: as if that time had passed."""
+    def cut_rests(self, but_of: Collection[str] = ()) -> None:
+        """Deliver at once what was handed back to rest for a while: as if that time had passed.
+
+        Args:
+            but_of: messages, by id, whose rests stay as they are.
+        """
         for rpc in self.broker.calls("ModifyAckDeadline")[self._rests_seen :]:
             self._rests_seen += 1
             if rpc.seconds is not None and rpc.seconds > LONGEST_LEASE:
-                resting = {message_id_of(ack_id) for ack_id in rpc.ack_ids}
+                resting = {message_id_of(ack_id) for ack_id in rpc.ack_ids} - set(but_of)
                 self.broker.end_leases(WORK, lambda message, resting=resting: message.id in resting)
 
     def until_running(self, sent: Sent, runs: int = 1, seconds: float = 30.0) -> None:
