@@ -195,7 +195,7 @@ async def open_worker(
             subscriber,
             keeper,
             handler,
-            Turns(slots, settings.tenant_concurrency, partial(tenant_of, routes=routes)),
+            Turns(slots, settings.tenant_concurrency, partial(tenant_of, routes=routes), budget.held_by),
             settings.drain_timeout,
             settings.drain_mode,
             pauses=lambda: next(iter(patience.outages.values()), "") or brake.why,

@@ -79,8 +79,8 @@ class BucketClaims:
             if body and state is State.DONE and not though_done:
                 return Done(body.message_id)
             is_held = body is None or body.is_held
-            if is_held and not self._is_silent(name, held.info.generation, body):
-                return Busy(body.owner if body else "unknown")
+            if is_held and (left := self._silent_in(name, held.info.generation, body)) > 0:
+                return Busy(body.owner if body else "unknown", left)
             sent = self._clock()
             try:
                 generation = await self._write(name, message_id, State.RUNNING, held.info.generation)
@@ -140,15 +140,15 @@ class BucketClaims:
         claim.renewing = asyncio.create_task(self._keep(claim))
         return claim
 
-    def _is_silent(self, name: str, generation: int, body: _Body | None) -> bool:
-        """Tell whether the claim has not been renewed for as long as it holds; ours is not waited for."""
+    def _silent_in(self, name: str, generation: int, body: _Body | None) -> float:
+        """Return in how many seconds the claim, unless renewed, is silent; ours is not waited for."""
         if body is not None and body.owner == self._owner:
-            return True
+            return 0.0
         known, since = self._seen.get(name, (0, 0.0))
         if known != generation:
-            self._seen[name] = (generation, self._clock())
-            return False
-        return self._clock() - since > self._seconds
+            since = self._clock()
+            self._seen[name] = (generation, since)
+        return since + self._seconds - self._clock()
 
     async def _keep(self, claim: Claim) -> None:
         while not claim.lost:

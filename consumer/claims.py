@@ -74,6 +74,8 @@ class Busy:
     """Another worker owns the job."""
 
     owner: str
+    silent_in: float
+    """Seconds until it is taken over, unless it is renewed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

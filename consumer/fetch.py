@@ -17,9 +17,9 @@ from consumer.ops.memory_limit import photo_memory
 from consumer.ops.tracing import note, span
 from consumer.photo_size import decoding_bytes
 from consumer.pixel_buffers import PixelBuffers
-from consumer.storage import ObjectStore, StoredObject
+from consumer.storage import ObjectInfo, ObjectStore, StoredObject
 from pipeline_steps.artifacts import Image
-from pipeline_steps.errors import ObjectMissing, Superseded, UnreadableImage
+from pipeline_steps.errors import InvalidInput, ObjectMissing, Superseded, UnreadableImage
 from pipeline_steps.image.intake import DecodedImage, read_image
 from pipeline_steps.image.tiff_windows import TiffWindow, open_windows
 
@@ -66,12 +66,13 @@ class Fetcher:
             UnreadableImage: its bytes are not a picture we read, or over the limits.
             StoreUnavailable: the store has a bad moment.
         """
+        credit = self.budget.note(job.ids.tenant_id)
         with span("download"):
-            stored = await self._read(job.source)
+            stored = await self._read(job.source, credit)
             note(bytes=len(stored.data))
+        credit.arrives(len(stored.data))
         if not stored.data:
             raise UnreadableImage(f"{job.source.url}: expected a picture, found zero bytes")
-        credit = self.budget.note(job.ids.tenant_id, len(stored.data))
         if in_windows and (windows := await self._windows(job, stored.data, credit)):
             return Photo(Image(windows), stored.info.generation, windows.turned, credit)
         with span("decode photo"):
@@ -119,14 +120,28 @@ class Fetcher:
         credit.shrink(decoded.pixels.nbytes)
         return decoded
 
-    async def _read(self, source: Source) -> StoredObject:
+    async def _read(self, source: Source, credit: Credit) -> StoredObject:
+        try:
+            return await self._found(source, credit)
+        except BaseException:
+            credit.release()
+            raise
+
+    async def _found(self, source: Source, credit: Credit) -> StoredObject:
+        loop = asyncio.get_running_loop()
+
+        def on_found(info: ObjectInfo) -> None:
+            if info.size > self.max_bytes:
+                raise InvalidInput(f"{info.url} has {info.size} bytes, at most {self.max_bytes} are read")
+            loop.call_soon_threadsafe(credit.arrives, info.size)
+
         try:
             async for attempt in stamina.retry_context(
                 on=ObjectMissing, attempts=None, timeout=self.missing_grace, wait_initial=0.3
             ):
                 with attempt:
                     return await self.store.read(
-                        source.bucket, source.name, generation=source.generation, max_bytes=self.max_bytes
+                        source.bucket, source.name, generation=source.generation, on_found=on_found
                     )
         except ObjectMissing as error:
             if source.generation is None:

@@ -136,7 +136,7 @@ class Handler:
                 if self.patience.clock() - waited_since > self.claim_patience:
                     again = rest(handling.delivery.delivery_attempt)
                     return Outcome(Settle.HAND_BACK, "claimed_by_another", again)
-                await asyncio.sleep(min(CLAIM_LOOK, self.fence.seconds))
+                await asyncio.sleep(min(CLAIM_LOOK, self.fence.seconds, claim.silent_in))
                 continue
             if isinstance(claim, Claim):
                 handling.claim = claim

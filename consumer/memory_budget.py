@@ -30,6 +30,12 @@ class Credit:
     """Bytes of its file, and of the decoded photo once there was room for it."""
     decoded: int = 0
     """Of these, what there had to be room for."""
+    is_released: bool = False
+
+    def arrives(self, size: int) -> None:
+        """Count a file of so many bytes: it will be there, whether or not there is room for it."""
+        if not self.is_released:  # the news may be late
+            self.budget.count(self, size - self.size)
 
     async def grow(self, size: int) -> None:
         """Wait until there is room for so many bytes more, and take them."""
@@ -41,6 +47,7 @@ class Credit:
 
     def release(self) -> None:
         """Give everything back."""
+        self.is_released = True
         self.shrink(0)
 
     def release_after(self, threads: Collection[asyncio.Future[Any]]) -> None:
@@ -77,7 +84,9 @@ class MemoryBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        """Bytes in hand: files, and decoded photos."""
+        """Bytes in hand: files, also those on their way, and decoded photos."""
+        self._held: Counter[Hashable] = Counter()
+        """The same by tenant."""
         self._decoded: Counter[Hashable] = Counter()
         """Bytes of decoded photos, by tenant."""
         self._waiting: list[_Waiting] = []
@@ -88,10 +97,21 @@ class MemoryBudget:
         """How many photos wait for room."""
         return len(self._waiting)
 
-    def note(self, tenant: Hashable, size: int) -> Credit:
-        """Count a file that has been fetched: it is there, whether or not there was room for it."""
+    def held_by(self, tenant: Hashable) -> int:
+        """Return how many bytes a tenant has in hand."""
+        return self._held[tenant]
+
+    def note(self, tenant: Hashable, size: int = 0) -> Credit:
+        """Return a photo's credit; its file counts whether or not there is room for it."""
+        credit = Credit(self, tenant)
+        credit.arrives(size)
+        return credit
+
+    def count(self, credit: Credit, size: int) -> None:
+        """Count so many bytes more."""
+        credit.size += size
         self.held += size
-        return Credit(self, tenant, size)
+        self._held[credit.tenant] += size
 
     async def take(self, credit: Credit, size: int) -> None:
         """Wait until there is room for so many bytes more, and take them."""
@@ -109,12 +129,11 @@ class MemoryBudget:
         """Take so many bytes back: whoever waits for room may have it."""
         if size <= 0:
             return
-        credit.size -= size
-        self.held -= size
+        self.count(credit, -size)
         decoded = credit.decoded - min(credit.decoded, credit.size)
         credit.decoded -= decoded
         self._decoded[credit.tenant] -= decoded
-        self._decoded = +self._decoded  # names that messages choose must not pile up
+        self._held, self._decoded = +self._held, +self._decoded  # names that messages choose must not pile up
         self._admit()
 
     def _admit(self) -> None:
@@ -126,9 +145,8 @@ class MemoryBudget:
             if not self._has_room(credit.tenant, first.size):
                 return
             self._waiting.remove(first)
-            credit.size += first.size
+            self.count(credit, first.size)
             credit.decoded += first.size
-            self.held += first.size
             self._decoded[credit.tenant] += first.size
             first.admitted.set_result(None)
 

@@ -12,7 +12,9 @@ Three rules:
    falls free with nothing in hand takes back what rests (`resting.py`).
 
 A queue that moves is left in peace: where a message begins every half second nothing is looked for behind it,
-so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back.
+so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back. What rests
+here can begin nowhere else: that costs eight workers with one backlog a third of what they can do. Where no
+run of a tenant has ended yet its queue is taken to move, unless photos are large or a run goes on for 1 s.
 """
 
 from __future__ import annotations
@@ -31,9 +33,13 @@ from consumer.resting import Resting, Tenant
 from consumer.routes import Routes
 
 LOOK_AFTER = 0.02
-"""Seconds a message is in hand before others are looked for behind it."""
+"""Seconds a message of a queue that does not move is in hand before others are looked for behind it."""
 _MOVES = 0.5
-"""The same where the tenant's queue moves: where one of its messages begins at least so often."""
+"""A queue moves in which a message begins at least so often."""
+_LONG = 1.0
+"""A queue of which no run has ended yet stands when one goes on for so many seconds."""
+_LARGE = 64_000_000
+"""Bytes of photos that one tenant has in hand: four files of 48 megapixels, or two photos of 12 decoded."""
 _MOST_LOOKED_AT = 128
 """Messages pulled at once to be looked at; 32 at first, then four times as many."""
 _MOST_RESTING = 200
@@ -87,6 +93,7 @@ class Turns:
         slots: how many there are.
         limit: how many one tenant may have; by default all but the last, from three on.
         tenant_of: whose a message is.
+        bytes_of: how many bytes a tenant's photos take that are in hand, or on their way.
         clock: monotonic seconds.
     """
 
@@ -95,6 +102,7 @@ class Turns:
         slots: int,
         limit: int | None = None,
         tenant_of: Callable[[Delivery], Tenant] = lambda _: None,
+        bytes_of: Callable[[Tenant], int] = lambda _: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.slots = slots
@@ -102,6 +110,7 @@ class Turns:
         # Of two slots one would be half of what the machine can do.
         self._kept_free = 1 if limit is None and slots >= 3 else 0
         self._tenant_of = tenant_of
+        self._bytes_of = bytes_of
         self._clock = clock
         self._begun: dict[Tenant, list[Turn]] = {}
         self._in_hand: list[InHand] = []
@@ -130,8 +139,7 @@ class Turns:
             self._look = self.free
             return self.free
         first = self._in_hand[0]
-        moves = first.tenant in self._seconds and self._until_turn(first.tenant, 0) <= _MOVES
-        if self._clock() - first.since < (_MOVES if moves else LOOK_AFTER):
+        if self._clock() - first.since < LOOK_AFTER or self._moves(first.tenant):
             return 0
         self._look = min(4 * max(self._look, 8), _MOST_LOOKED_AT)
         return max(0, min(self._look, _MOST_RESTING - self._resting.total()))
@@ -231,13 +239,23 @@ class Turns:
             return len(self._in_hand) < 3 * self.slots and self._until_turn(tenant, 0) <= _FIRST * soon
         return len(self._in_hand) <= 2 * self.slots and self._until_turn(tenant, before) <= soon
 
+    def _moves(self, tenant: Tenant) -> bool:
+        """Tell whether a tenant's messages begin often, as far as that is known."""
+        if tenant in self._seconds:
+            return self._until_turn(tenant, 0) <= _MOVES
+        return max(self._elapsed(tenant)) < _LONG and self._bytes_of(tenant) < _LARGE
+
     def _until_turn(self, tenant: Tenant, before: int) -> float:
         """Return in how many seconds a message with so many of its tenant before it will begin."""
-        elapsed = [self._clock() - turn.since for turn in self._begun.get(tenant, ())] or [0.0]
+        elapsed = self._elapsed(tenant)
         known = self._seconds.get(tenant)
         # One run that hangs says nothing about the others; until one has ended the longest says most.
         seconds = max(elapsed) if known is None else max(known, min(elapsed))
         return (before + 1) * seconds / len(elapsed)
+
+    def _elapsed(self, tenant: Tenant) -> Sequence[float]:
+        """Return for how many seconds each of a tenant's runs goes on."""
+        return [self._clock() - turn.since for turn in self._begun.get(tenant, ())] or [0.0]
 
     def _rest(self, tenant: Tenant, delivery: Delivery, before: int) -> int:
         """Return for how many seconds to hand a message back: a power of two, so that few calls do."""

@@ -94,6 +94,26 @@ def test_the_others_are_told_who_has_it(tell: Tell) -> None:
     tell(story)
 
 
+def test_the_others_are_told_when_to_look_again_and_anew_at_each_renewal(tell: Tell) -> None:
+    async def busy(bench: Bench) -> float:
+        answer = await bench.theirs.take(JOB, "message")
+        assert isinstance(answer, Busy)
+        return answer.silent_in
+
+    async def story(bench: Bench) -> None:
+        claim = await bench.take(bench.ours)
+
+        assert await busy(bench) == HOLDS
+        bench.clocks[1].now += 50
+        assert await busy(bench) == HOLDS - 50
+        await bench.ours.secure(claim, HOLDS + 1)
+        assert await busy(bench) == HOLDS
+        bench.clocks[1].now += HOLDS
+        assert (await bench.take(bench.theirs)).was_taken_over
+
+    tell(story)
+
+
 def test_whoever_makes_a_claim_knows_that_the_job_is_new_and_nobody_after(tell: Tell) -> None:
     async def story(bench: Bench) -> None:
         claim = await bench.take(bench.ours)

@@ -32,6 +32,21 @@ def run(story: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(story(), 10))
 
 
+def test_a_file_counts_for_its_tenant_from_when_its_size_is_known_until_the_photo_is_done_with() -> None:
+    budget = MemoryBudget(100)
+    credit, others = budget.note("a"), budget.note("b", 7)
+
+    credit.arrives(30)
+    credit.arrives(20)  # it was replaced meanwhile
+    assert (budget.held, budget.held_by("a"), budget.held_by("b")) == (27, 20, 7)
+
+    credit.release()
+    credit.arrives(30)  # a thread that was not waited for
+    assert (budget.held, budget.held_by("a")) == (7, 0)
+    others.release()
+    assert budget.held == 0
+
+
 def test_what_does_not_fit_waits_until_there_is_room() -> None:
     async def story() -> None:
         budget = MemoryBudget(100)

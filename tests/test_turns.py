@@ -37,10 +37,18 @@ class Day:
     running: list[Turn] = field(default_factory=list)
     resting: list[tuple[Delivery, int]] = field(default_factory=list)
     begun: list[InHand] = field(default_factory=list)
+    bytes_of: Counter[str] = field(default_factory=Counter)
+    """Bytes of each tenant's photos."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.turns = Turns(self.slots, self.limit, lambda it: it.attributes["tenant"], lambda: self.now)
+        self.turns = Turns(
+            self.slots,
+            self.limit,
+            lambda it: it.attributes["tenant"],
+            lambda tenant: self.bytes_of[str(tenant)],
+            lambda: self.now,
+        )
 
     def arrive(self, tenant: str, count: int = 1, attempt: int | None = None) -> int:
         """Sort new messages; return how many of them may begin."""
@@ -109,24 +117,44 @@ def test_nothing_is_looked_for_while_the_queue_moves() -> None:
     day = Day()
     assert day.turns.wanted() == 5
     day.arrive("a", 5)
-    assert day.turns.wanted() == 0
-    day.now += 0.02
-    assert day.turns.wanted() == 0
+    day.now += 0.9
+    assert day.turns.wanted() == 0  # none has ended yet
     assert day.end("a") == ["a"]
     assert day.turns.wanted() == 1
     day.arrive("a")
     day.now += 0.05
-    assert day.turns.wanted() == 0  # a run ends every few milliseconds, as far as is known
-    day.now += 0.5
+    assert day.turns.wanted() == 0  # a run ends every quarter of a second, as far as is known
+    day.now += 3
     assert day.turns.wanted() == 32
     assert not day.resting
+
+
+def test_behind_a_run_that_goes_on_for_a_second_something_is_looked_for_at_once() -> None:
+    day = Day()
+    day.arrive("a", 4)
+    day.now += 1
+    day.arrive("a")
+    day.now += 0.03
+
+    assert day.turns.wanted() == 32
+
+
+@pytest.mark.parametrize(("megabytes", "asked"), [(80, 32), (20, 0)])
+def test_behind_large_photos_something_is_looked_for_at_once(megabytes: int, asked: int) -> None:
+    day = Day()
+    day.arrive("a", 5)
+    day.bytes_of["a"] = megabytes * 1_000_000
+    assert day.turns.wanted() == 0
+    day.now += 0.03
+
+    assert day.turns.wanted() == asked
 
 
 def test_behind_what_stands_more_and_more_is_looked_at() -> None:
     day = Day()
     assert day.turns.wanted() == 5
     day.arrive("a", 5)
-    day.now += 0.2
+    day.now += 3
 
     asked = [day.turns.wanted() for _ in range(8)]
 

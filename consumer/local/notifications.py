@@ -13,7 +13,7 @@ import structlog
 
 from consumer.broker import BrokerError, Publisher
 from consumer.local.tasks import ended
-from consumer.storage import ObjectInfo, ObjectStore, StoredObject
+from consumer.storage import ObjectInfo, ObjectStore, OnFound, StoredObject
 
 log = structlog.get_logger()
 
@@ -37,10 +37,10 @@ class NotifyingStore:
         return await self._inner.stat(bucket, name, generation=generation)
 
     async def read(
-        self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
+        self, bucket: str, name: str, *, generation: int | None = None, on_found: OnFound = lambda _: None
     ) -> StoredObject:
         """See `ObjectStore.read`."""
-        return await self._inner.read(bucket, name, generation=generation, max_bytes=max_bytes)
+        return await self._inner.read(bucket, name, generation=generation, on_found=on_found)
 
     def stream(self, bucket: str, name: str, *, generation: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `ObjectStore.stream`."""

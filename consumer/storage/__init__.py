@@ -6,7 +6,7 @@ Errors are `pipeline_steps.errors`: `ObjectMissing`, `StoreUnavailable`, `StoreM
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +32,9 @@ class ObjectInfo:
     def url(self) -> str:
         """`gs://bucket/name`."""
         return f"gs://{self.bucket}/{self.name}"
+
+
+OnFound = Callable[[ObjectInfo], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,19 @@ class ObjectStore(Protocol):
         ...
 
     async def read(
-        self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
+        self, bucket: str, name: str, *, generation: int | None = None, on_found: OnFound = lambda _: None
     ) -> StoredObject:
         """Return the object, its checksum verified; the bytes are those of one generation.
 
+        Args:
+            bucket: where.
+            name: the object's name.
+            generation: the only one that will do.
+            on_found: told what is known of it before its bytes are read; in any thread, and again if it was
+                replaced meanwhile. What it raises ends the read.
+
         Raises:
             ObjectMissing: it, or that generation of it, does not exist.
-            InvalidInput: it is larger than `max_bytes`; found before its bytes are read.
             StoreUnavailable: also when the checksum does not fit.
         """
         ...

@@ -25,7 +25,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, 
 from contextlib import contextmanager
 from pathlib import Path
 
-from consumer.storage import STREAM_BYTES, ObjectInfo, PreconditionFailed, StoredObject
+from consumer.storage import STREAM_BYTES, ObjectInfo, OnFound, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
 from consumer.storage.file_generations import last_generation, stamp
 from consumer.storage.object_names import beside_folder, check_bucket_name, name_of, path_of
@@ -33,7 +33,6 @@ from consumer.storage.sidecars import Sidecar, read_sidecar, sidecar_path
 from consumer.storage.streaming import in_threads, verified
 from consumer.storage.threads import CallThreads
 from pipeline_steps.errors import (
-    InvalidInput,
     NotAllowed,
     ObjectMissing,
     StoreMisconfigured,
@@ -57,10 +56,10 @@ class FilesystemStore:
         return await self._threads.run(self._stat, bucket, name, generation)
 
     async def read(
-        self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
+        self, bucket: str, name: str, *, generation: int | None = None, on_found: OnFound = lambda _: None
     ) -> StoredObject:
         """See `ObjectStore.read`."""
-        return await self._threads.run(self._read, bucket, name, generation, max_bytes)
+        return await self._threads.run(self._read, bucket, name, generation, on_found)
 
     def stream(self, bucket: str, name: str, *, generation: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `ObjectStore.stream`."""
@@ -103,10 +102,9 @@ class FilesystemStore:
         with self._opened(bucket, name, generation) as (_, info):
             return info
 
-    def _read(self, bucket: str, name: str, generation: int | None, max_bytes: int | None) -> StoredObject:
+    def _read(self, bucket: str, name: str, generation: int | None, on_found: OnFound) -> StoredObject:
         with self._opened(bucket, name, generation) as (file, info):
-            if max_bytes is not None and info.size > max_bytes:
-                raise InvalidInput(f"{info.url} has {info.size} bytes, at most {max_bytes} are read")
+            on_found(info)
             with open(file, "rb", closefd=False) as reader:
                 data = reader.read(info.size + 1)
             _check_untouched(file, info)

@@ -30,7 +30,7 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from consumer.storage import STREAM_BYTES, ObjectInfo, PreconditionFailed, StoredObject
+from consumer.storage import STREAM_BYTES, ObjectInfo, OnFound, PreconditionFailed, StoredObject
 from consumer.storage.checksum import crc32c
 from consumer.storage.gcs_listing import Listing, page_of
 from consumer.storage.gcs_requests import ObjectRequests
@@ -96,10 +96,10 @@ class GcsStore:
         return await self._threads.run(self._stat, bucket, name, generation)
 
     async def read(
-        self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
+        self, bucket: str, name: str, *, generation: int | None = None, on_found: OnFound = lambda _: None
     ) -> StoredObject:
         """See `ObjectStore.read`; the bytes are as stored, also where they were stored compressed."""
-        return await self._threads.run(self._read, bucket, name, generation, max_bytes)
+        return await self._threads.run(self._read, bucket, name, generation, on_found)
 
     def stream(self, bucket: str, name: str, *, generation: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `ObjectStore.stream`; the bytes are as stored, as those of `read`."""
@@ -152,11 +152,10 @@ class GcsStore:
             info: ObjectInfo = self._retry(self._requests.stat)(bucket, name, generation)
         return info
 
-    def _read(self, bucket: str, name: str, generation: int | None, max_bytes: int | None) -> StoredObject:
+    def _read(self, bucket: str, name: str, generation: int | None, on_found: OnFound) -> StoredObject:
         for _ in range(_READ_TRIES):
             info = self._stat(bucket, name, generation)
-            if max_bytes is not None and info.size > max_bytes:
-                raise InvalidInput(f"{info.url} has {info.size} bytes, at most {max_bytes} are read")
+            on_found(info)
             try:
                 data = self._download(info)
             except ObjectMissing:

@@ -21,7 +21,7 @@ from consumer.storage import STREAM_BYTES, ObjectInfo, ObjectStore, Precondition
 from consumer.storage.checksum import crc32c
 from consumer.storage.filesystem import FilesystemStore
 from consumer.storage.gcs import GcsStore
-from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured
+from pipeline_steps.errors import InvalidInput, NotAllowed, ObjectMissing, StoreMisconfigured
 from tests.peers import make_gcs_bucket
 
 pytestmark = pytest.mark.anyio
@@ -151,11 +151,17 @@ async def test_twenty_megabytes_in_one_piece(subject: Subject) -> None:
         await subject.store.write(subject.bucket, "big", data, if_generation_match=0)
 
 
-async def test_an_object_over_max_bytes_is_refused_and_says_both_numbers(subject: Subject) -> None:
+async def test_what_is_known_of_an_object_is_told_before_its_bytes_are_read(subject: Subject) -> None:
     await subject.store.write(subject.bucket, "a", b"12345")
-    assert (await subject.store.read(subject.bucket, "a", max_bytes=5)).data == b"12345"
-    with pytest.raises(InvalidInput, match=rf"gs://{subject.bucket}/a has 5 bytes, at most 4"):
-        await subject.store.read(subject.bucket, "a", max_bytes=4)
+    told: list[ObjectInfo] = []
+
+    def refuse(info: ObjectInfo) -> None:
+        told.append(info)
+        raise NotAllowed("not this one")
+
+    with pytest.raises(NotAllowed):
+        await subject.store.read(subject.bucket, "a", on_found=refuse)
+    assert [(info.url, info.size) for info in told] == [(f"gs://{subject.bucket}/a", 5)]
 
 
 async def test_a_stream_gives_the_object_in_pieces_none_of_them_large(subject: Subject) -> None:

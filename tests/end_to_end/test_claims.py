@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -152,13 +153,11 @@ class SlowPhotos(FilesystemStore):
         super().__init__(root)
         self.asked, self.handed_out, self.claim_read = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def read(
-        self, bucket: str, name: str, *, generation: int | None = None, max_bytes: int | None = None
-    ) -> StoredObject:
+    async def read(self, bucket: str, name: str, **options: Any) -> StoredObject:
         if "/originals/" in name:
             self.asked.set()
             await self.handed_out.wait()
-        stored = await super().read(bucket, name, generation=generation, max_bytes=max_bytes)
+        stored = await super().read(bucket, name, **options)
         if name.endswith(".claim"):
             self.claim_read.set()
         return stored

@@ -20,10 +20,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from consumer.storage import PreconditionFailed
+from consumer.storage import ObjectInfo, PreconditionFailed
 from consumer.storage.checksum import crc32c
 from consumer.storage.gcs import GcsStore
-from pipeline_steps.errors import InvalidInput, ObjectMissing, StoreMisconfigured, StoreUnavailable
+from pipeline_steps.errors import (
+    InvalidInput,
+    NotAllowed,
+    ObjectMissing,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -256,10 +262,15 @@ async def test_an_object_that_always_arrives_damaged_is_unavailable(store: GcsSt
         await store.read("leaves", "a")
 
 
-async def test_an_object_over_max_bytes_is_never_asked_for(store: GcsStore, bucket: Bucket) -> None:
+async def test_an_object_that_is_not_wanted_after_all_is_never_asked_for(
+    store: GcsStore, bucket: Bucket
+) -> None:
+    def refuse(info: ObjectInfo) -> None:
+        raise NotAllowed(f"{info.size} bytes")
+
     bucket.put("a", LEAF)
-    with pytest.raises(InvalidInput, match="100000 bytes, at most 99999"):
-        await store.read("leaves", "a", max_bytes=99_999)
+    with pytest.raises(NotAllowed, match="100000 bytes"):
+        await store.read("leaves", "a", on_found=refuse)
     assert bucket.count("media") == 0
 
 
