@@ -115,4 +115,11 @@ QUESTIONS = (
         "takes, over how long it takes alone.",
         (Program("j_fairness", 1),),
     ),
+    Question(
+        "k",
+        "What do traces cost?",
+        "The spans of one message's way, one after the other with nothing between them: without a collector, "
+        "with one of which the message is not drawn, and recorded. What counts is processor time.",
+        (Program("k_tracing", 0.5),),
+    ),
 )
