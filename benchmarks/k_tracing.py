@@ -32,7 +32,7 @@ LEAST = {
     "backend_url": "none",
 }
 RECORDED = 110
-"""Messages of a round that are recorded: their spans just fit into the exporter's queue, which drops others."""
+"""Messages of a round that are recorded: their spans fit into the exporter's queue, which drops others."""
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 Way = Mapping[str, "Way"]
