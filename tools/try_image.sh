@@ -99,7 +99,10 @@ refused() { if inside "$@" > /dev/null 2>&1; then echo "$*: was expected to fail
 
 inside mlworker --version
 inside mlworker steps > /dev/null
-inside mlworker doctor --help > /dev/null
+# All that needs no network: settings, packaged pipelines and models, and how they fit together.
+inside env GOOGLE_CLOUD_PROJECT=nursery SUBSCRIPTION=requests RESULTS_TOPIC=results DEAD_LETTER_TOPIC=dead-letters \
+    BUCKET=nursery-photos BACKEND_URL=https://backend.example.com PUBSUB_EMULATOR_HOST=127.0.0.1:8085 \
+    DEVICES=simulated MODEL_PATH=demo mlworker doctor --offline
 # All but torch is there, in the versions that all others ask for.
 inside python - < tools/check_image.py
 [[ $(inside python -c 'import os; print(os.getuid(), os.getgid())') == '65532 65532' ]]
