@@ -37,7 +37,7 @@ LOOK_AFTER = 0.02
 _MOVES = 0.5
 """A queue moves in which a message begins at least so often."""
 _LONG = 1.0
-"""A queue of which no run has ended yet stands when one goes on for so many seconds."""
+"""It stands where none began for so many seconds, or where none has ended yet and one goes on for so long."""
 _LARGE = 64_000_000
 """Bytes of photos that one tenant has in hand: four files of 48 megapixels, or two photos of 12 decoded."""
 _MOST_LOOKED_AT = 128
@@ -241,9 +241,10 @@ class Turns:
 
     def _moves(self, tenant: Tenant) -> bool:
         """Tell whether a tenant's messages begin often, as far as that is known."""
+        elapsed = self._elapsed(tenant)
         if tenant in self._seconds:
-            return self._until_turn(tenant, 0) <= _MOVES
-        return max(self._elapsed(tenant)) < _LONG and self._bytes_of(tenant) < _LARGE
+            return self._until_turn(tenant, 0) <= _MOVES and min(elapsed) < _LONG
+        return max(elapsed) < _LONG and self._bytes_of(tenant) < _LARGE
 
     def _until_turn(self, tenant: Tenant, before: int) -> float:
         """Return in how many seconds a message with so many of its tenant before it will begin."""
