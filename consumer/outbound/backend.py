@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from consumer.errors import CallbackFailed
 from consumer.outbound.callback import Backend, Signer, hmac_signer, unsigned
 from consumer.outbound.hosts import AllowedHosts
-from consumer.outbound.pinned import callback_client
+from consumer.outbound.pinned import PinnedTransport
 from consumer.settings import InvalidSettings, Settings
 
 
@@ -25,8 +25,8 @@ async def open_backend(settings: Settings, *, is_local: bool) -> AsyncIterator[B
     """
     base, hosts = _hosts(settings, is_local=is_local)
     signer = _signer(settings)
-    async with callback_client(hosts, settings.backend_callback_timeout) as client:
-        yield Backend(client, base, hosts, signer)
+    async with PinnedTransport(hosts) as transport:
+        yield Backend(transport, settings.backend_callback_timeout, base, hosts, signer)
 
 
 def _hosts(settings: Settings, *, is_local: bool) -> tuple[str | None, AllowedHosts]:

@@ -22,6 +22,7 @@ from consumer.ops.tracing import note, trace_parent
 from consumer.outbound.bodies import error_body, legacy_body, results_body
 from consumer.outbound.hosts import AllowedHosts, read_url
 from consumer.redaction import redacted
+from contracts import __version__
 from contracts.failure import FailureClass
 from contracts.result import ProcessingResult
 
@@ -62,8 +63,10 @@ def hmac_signer(key: bytes, clock: Callable[[], float] = time.time) -> Signer:
 class Backend:
     """Calls the backend back. Follows no redirect, and reads at most 64 kB of an answer."""
 
-    client: httpx.AsyncClient
-    """Of `pinned.callback_client`: it checks addresses at the moment of connecting."""
+    transport: httpx.AsyncBaseTransport
+    """A `PinnedTransport`: it checks addresses at the moment of connecting."""
+    timeout: float
+    """Seconds for a whole call, a slow answer included."""
     base_url: str | None
     hosts: AllowedHosts
     sign: Signer = unsigned
@@ -135,6 +138,7 @@ class Backend:
     def _headers(job: Job, result: ProcessingResult, event: str) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
+            "User-Agent": f"mlworker/{__version__}",
             "Accept-Encoding": "identity",  # an answer is read as it comes: in parts, for people
             "X-Tenant-ID": job.ids.tenant_id,
             "X-MLWorker-Event": event,
@@ -152,26 +156,20 @@ class Backend:
         note(host=host)
         proof = await self.sign(url, content)
         await check()
-        # The client's limit is for each part of a call; here it is one for the whole, a slow answer included.
-        limit = self.client.timeout.read
         response, answer = None, ""
         try:
-            async with (
-                asyncio.timeout(limit),
-                self.client.stream(
-                    "POST",
-                    read_url(url),
-                    content=content,
-                    headers={**headers, **proof},
-                    follow_redirects=False,
-                ) as response,
-            ):
-                answer = await _read_some(response)
+            request = httpx.Request("POST", read_url(url), content=content, headers={**headers, **proof})
+            async with asyncio.timeout(self.timeout):
+                response = await self.transport.handle_async_request(request)
+                try:
+                    answer = await _read_some(response)
+                finally:
+                    await response.aclose()
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
             raise CallbackFailed(f"{host}: {error}", FailureClass.PERMANENT) from error
         except (TimeoutError, httpx.TransportError, httpx.StreamError) as error:
             if response is None:
-                why = str(error) or f"no answer within {limit} s"
+                why = str(error) or f"no answer within {self.timeout} s"
                 failure_class = _class_of_no_answer(error)
                 raise CallbackFailed(
                     f"{host}: {type(error).__name__}: {why}", failure_class, outage=True

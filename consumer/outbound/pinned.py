@@ -1,4 +1,4 @@
-"""The HTTP client of callbacks: connects to the very addresses that were checked, and to no others.
+"""The way of callbacks: connects to the very addresses that were checked, and to no others.
 
 A name is looked up once, here, and the connection goes to what was found and allowed: a name server that
 answers differently the second time (DNS rebinding) is not asked a second time. TLS still checks the
@@ -18,13 +18,13 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from contextlib import contextmanager, suppress
 
 import httpcore
 import httpx
 
 from consumer.outbound.addresses import Address, address_of
+from consumer.outbound.connections import Answer, Connections
 from consumer.outbound.hosts import AllowedHosts
 
 LOOKUP_TIMEOUT = 10.0
@@ -35,6 +35,8 @@ _LOOKUP_THREADS = 8
 _MAX_CONNECTIONS = 100
 _MAX_KEPT = 20
 _KEPT_SECONDS = 5.0
+_SENT_TOGETHER = 1 << 16
+"""Larger parts of a call are not copied."""
 
 Lookup = Callable[[str, int], Sequence[str]]
 """From host and port to the addresses it stands for; blocks. Raises `OSError` if there are none."""
@@ -52,41 +54,24 @@ def look_up(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(where[0]) for *_, where in found))
 
 
-def callback_client(
-    hosts: AllowedHosts, timeout: float, *, tls: ssl.SSLContext | None = None, lookup: Lookup = look_up
-) -> httpx.AsyncClient:
-    """Return a client that reaches allowed hosts only.
+class PinnedTransport(httpx.AsyncBaseTransport):
+    """Carries requests over connections that `PinnedNetwork` made.
 
     It follows no redirect, takes no proxy, password or certificate from the environment, and keeps no
-    cookies: one host must not plant them for another.
+    cookies: all of that a client adds, and callbacks go without one.
 
     Args:
         hosts: what may be called.
-        timeout: seconds for each part of a call.
         tls: how servers are verified; by default against the public authorities.
         lookup: the resolver.
     """
-    return httpx.AsyncClient(
-        transport=PinnedTransport(hosts, tls or httpx.create_ssl_context(trust_env=False), lookup),
-        timeout=timeout,
-        follow_redirects=False,
-        trust_env=False,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-    )
 
-
-class PinnedTransport(httpx.AsyncBaseTransport):
-    """Carries requests over connections that `PinnedNetwork` made."""
-
-    def __init__(self, hosts: AllowedHosts, tls: ssl.SSLContext, lookup: Lookup = look_up) -> None:
+    def __init__(
+        self, hosts: AllowedHosts, tls: ssl.SSLContext | None = None, lookup: Lookup = look_up
+    ) -> None:
         self._network = PinnedNetwork(hosts, lookup)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=_MAX_CONNECTIONS,
-            max_keepalive_connections=_MAX_KEPT,
-            keepalive_expiry=_KEPT_SECONDS,
-            network_backend=self._network,
-        )
+        self._tls = tls or httpx.create_ssl_context(trust_env=False)
+        self._connections = Connections(self._connection, _MAX_CONNECTIONS, _MAX_KEPT)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request.
@@ -97,8 +82,10 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         """
         assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 (what an async client sends)
         url = request.url
+        if url.scheme not in {"http", "https"}:
+            raise httpx.UnsupportedProtocol(f"callbacks go by http or https, not {url.scheme[:10]!r}")
         with _as_httpx():
-            response = await self._pool.handle_async_request(
+            answer = await self._connections.send(
                 httpcore.Request(
                     method=request.method,
                     url=httpcore.URL(
@@ -109,17 +96,23 @@ class PinnedTransport(httpx.AsyncBaseTransport):
                     extensions=request.extensions,
                 )
             )
+        response = answer.response
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=_Answer(response),
+            stream=_Body(answer),
             extensions=response.extensions,
         )
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        await self._pool.aclose()
+        """Close every connection that is not in use."""
+        await self._connections.aclose()
         self._network.close()
+
+    def _connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        return httpcore.AsyncHTTPConnection(
+            origin, self._tls, keepalive_expiry=_KEPT_SECONDS, network_backend=self._network
+        )
 
 
 class PinnedNetwork(httpcore.AsyncNetworkBackend):
@@ -195,23 +188,34 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
 
 
 class _Connection(httpcore.AsyncNetworkStream):
-    """A connection that says at once whether its peer has closed it.
+    """A connection that sends a call's head with its body, and says at once whether its peer has closed it.
 
-    The pool asks that of every connection it has before every call. httpcore's own would gather all that is
-    known of the socket first, each time, which adds up where many calls go on beside each other.
+    Before each call it is asked that. httpcore's own would gather all that is known of the socket first.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
+        self._unsent = b""
         self._socket: socket.socket = stream.get_extra_info("socket")
         self._looking = select.poll()
         self._looking.register(self._socket.fileno(), select.POLLIN)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._unsent:
+            with suppress(httpcore.WriteError):  # whoever refuses a call may have said why before it was sent
+                await self._flush(timeout)
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, timeout)
+        if len(buffer) > _SENT_TOGETHER:
+            await self._flush(timeout)
+            await self._stream.write(buffer, timeout)
+        else:
+            self._unsent += buffer
+
+    async def _flush(self, timeout: float | None) -> None:
+        unsent, self._unsent = self._unsent, b""
+        await self._stream.write(unsent, timeout)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -229,20 +233,20 @@ class _Connection(httpcore.AsyncNetworkStream):
         return bool(self._looking.poll(0))
 
 
-class _Answer(httpx.AsyncByteStream):
+class _Body(httpx.AsyncByteStream):
     """The body of an answer, as it comes."""
 
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _as_httpx():
-            async for part in self._response.aiter_stream():
+            async for part in self._answer:
                 yield part
 
     async def aclose(self) -> None:
         with _as_httpx():
-            await self._response.aclose()
+            await self._answer.aclose()
 
 
 @contextmanager

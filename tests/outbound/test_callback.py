@@ -31,7 +31,7 @@ from consumer.outbound.callback import (
     unsigned,
 )
 from consumer.outbound.hosts import AllowedHosts
-from consumer.outbound.pinned import callback_client
+from consumer.outbound.pinned import PinnedTransport
 from contracts.failure import FailureClass
 from contracts.result import ProcessingResult
 from tests.contracts.samples import FAILED, IMAGE, RESULT, RESULT_ID, SESSION
@@ -63,8 +63,9 @@ def deliver(
 
     async def once() -> None:
         hosts = AllowedHosts.of([url], allow_loopback=True)
-        async with callback_client(hosts, timeout) as client:
-            await Backend(client, url if base == "here" else base, hosts, sign).deliver(for_job, what, check)
+        async with PinnedTransport(hosts) as transport:
+            backend = Backend(transport, timeout, url if base == "here" else base, hosts, sign)
+            await backend.deliver(for_job, what, check)
 
     asyncio.run(once())
 
@@ -195,7 +196,7 @@ class TestAddresses:
         assert only_call(backend).path == path
 
     def test_a_host_whose_name_is_results_is_no_path(self) -> None:
-        here = Backend(httpx.AsyncClient(), None, AllowedHosts(()))
+        here = Backend(httpx.AsyncHTTPTransport(), 1, None, AllowedHosts(()))
 
         assert here.url(job(callback_url="https://results"), "error") == "https://results"
 
@@ -241,19 +242,17 @@ class TestAddresses:
         assert backend.calls == []
 
     def test_whether_it_is_allowed_can_be_asked_before_anything_runs(self, backend: SmallBackend) -> None:
-        async def ask(callback_url: str | None) -> None:
-            async with httpx.AsyncClient() as client:
-                here = Backend(client, backend.url, AllowedHosts.of([backend.url], allow_loopback=True))
-                here.check(job(callback_url=callback_url))
+        hosts = AllowedHosts.of([backend.url], allow_loopback=True)
+        here = Backend(httpx.AsyncHTTPTransport(), 1, backend.url, hosts)
 
-        asyncio.run(ask(None))
-        asyncio.run(ask(backend.url + "/results"))
+        here.check(job(callback_url=None))
+        here.check(job(callback_url=backend.url + "/results"))
         for url in ("https://elsewhere.example/", "http://[::1"):
             with pytest.raises(CallbackFailed):
-                asyncio.run(ask(url))
+                here.check(job(callback_url=url))
 
     def test_jobs_that_call_the_same_host_share_a_destination(self) -> None:
-        here = Backend(httpx.AsyncClient(), "https://b.example:8443/base", AllowedHosts(()))
+        here = Backend(httpx.AsyncHTTPTransport(), 1, "https://b.example:8443/base", AllowedHosts(()))
 
         def destination(url: str | None) -> str:
             return here.destination(job(callback_url=url))
@@ -437,13 +436,8 @@ class TestAnswers:
         backend.status = status
         backend.headers = {"Location": f"{backend.url}/elsewhere"}
 
-        async def once_with_a_client_that_would() -> None:
-            async with httpx.AsyncClient(follow_redirects=True, trust_env=False) as client:
-                hosts = AllowedHosts.of([backend.url], allow_loopback=True)
-                await Backend(client, backend.url, hosts).deliver(JOB, RESULT)
+        failure(backend)
 
-        with pytest.raises(CallbackFailed):
-            asyncio.run(once_with_a_client_that_would())
         assert [call.path for call in backend.calls] == [RESULTS]
 
     @pytest.mark.parametrize("status", [429, 503, 500, 404])
@@ -515,9 +509,9 @@ class TestAnswers:
             async with await asyncio.start_server(gibberish, "127.0.0.1", 0) as server:
                 url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
                 hosts = AllowedHosts.of([url], allow_loopback=True)
-                async with callback_client(hosts, 5) as client:
+                async with PinnedTransport(hosts) as transport:
                     with pytest.raises(CallbackFailed) as failed:
-                        await Backend(client, url, hosts).deliver(JOB, RESULT)
+                        await Backend(transport, 5, url, hosts).deliver(JOB, RESULT)
             return failed.value
 
         failed = asyncio.run(story())

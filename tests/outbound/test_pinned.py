@@ -17,7 +17,7 @@ import pytest
 from consumer.errors import CallbackFailed
 from consumer.outbound.callback import Backend
 from consumer.outbound.hosts import AllowedHosts
-from consumer.outbound.pinned import PinnedNetwork, PinnedTransport, callback_client, look_up
+from consumer.outbound.pinned import PinnedNetwork, PinnedTransport, look_up
 from contracts.failure import FailureClass
 from tests.contracts.samples import RESULT
 from tests.outbound.backend import SmallBackend, serving
@@ -56,13 +56,13 @@ def call(
     timeout: float = 5.0,
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Call every url once, one after the other, with one client."""
+    """Call every url once, one after the other."""
 
     async def story() -> None:
         hosts = AllowedHosts.of(entries, allow_loopback=local)
-        async with callback_client(hosts, timeout, tls=tls, lookup=names or look_up) as client:
+        async with PinnedTransport(hosts, tls, names or look_up) as transport:
             for url in urls:
-                await Backend(client, None, hosts).deliver(job(callback_url=url), RESULT)
+                await Backend(transport, timeout, None, hosts).deliver(job(callback_url=url), RESULT)
 
     asyncio.run(story())
 
@@ -238,8 +238,8 @@ class TestNameServers:
 
         async def story() -> None:
             hosts = AllowedHosts.of(["*.backend.test"])
-            async with callback_client(hosts, 0.3, lookup=hang) as client:
-                backend = Backend(client, None, hosts)
+            async with PinnedTransport(hosts, lookup=hang) as transport:
+                backend = Backend(transport, 0.3, None, hosts)
                 start = time.monotonic()
                 calls = [
                     asyncio.create_task(
@@ -351,10 +351,8 @@ class TestTheClientItself:
     async def test_errors_are_those_httpx_has(self, backend: SmallBackend) -> None:
         backend.silent = True
         hosts = AllowedHosts.of([backend.url], allow_loopback=True)
-        async with callback_client(hosts, 0.2) as client:
-            assert isinstance(client._transport, PinnedTransport)
+        async with httpx.AsyncClient(transport=PinnedTransport(hosts), timeout=0.2) as client:
             with pytest.raises(httpx.ReadTimeout):
                 await client.post(backend.url)
-        with pytest.raises(httpx.UnsupportedProtocol):
-            async with callback_client(hosts, 0.2) as client:
+            with pytest.raises(httpx.UnsupportedProtocol):
                 await client.post("ftp://127.0.0.1/")
