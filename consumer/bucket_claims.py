@@ -17,7 +17,7 @@ from consumer.claims import Busy, Claim, Done, State
 from consumer.errors import FencedOff
 from consumer.jobs import Job
 from consumer.ledger import object_name
-from consumer.storage import ObjectStore, PreconditionFailed, StoredObject
+from consumer.storage import ObjectInfo, ObjectStore, PreconditionFailed, StoredObject
 from pipeline_steps.errors import ObjectMissing, StepError
 
 log = structlog.get_logger()
@@ -79,7 +79,7 @@ class BucketClaims:
             if body and state is State.DONE and not though_done:
                 return Done(body.message_id)
             is_held = body is None or body.is_held
-            if is_held and (left := self._silent_in(name, held.info.generation, body)) > 0:
+            if is_held and (left := self._silent_in(held.info, body)) > 0:
                 return Busy(body.owner if body else "unknown", left)
             sent = self._clock()
             try:
@@ -140,14 +140,15 @@ class BucketClaims:
         claim.renewing = asyncio.create_task(self._keep(claim))
         return claim
 
-    def _silent_in(self, name: str, generation: int, body: _Body | None) -> float:
+    def _silent_in(self, held: ObjectInfo, body: _Body | None) -> float:
         """Return in how many seconds the claim, unless renewed, is silent; ours is not waited for."""
         if body is not None and body.owner == self._owner:
             return 0.0
-        known, since = self._seen.get(name, (0, 0.0))
-        if known != generation:
-            since = self._clock()
-            self._seen[name] = (generation, since)
+        since = self._clock() - held.age
+        known, earlier = self._seen.get(held.name, (0, since))
+        if known == held.generation:
+            since = min(since, earlier)
+        self._seen[held.name] = (held.generation, since)
         return since + self._seconds - self._clock()
 
     async def _keep(self, claim: Claim) -> None:

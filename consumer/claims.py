@@ -9,8 +9,9 @@ It stays behind for good, as free or done, and nothing is kept of a job that has
 knows that the job is new, and need not look for what others did: most jobs cost three requests, the claim,
 the record, and the claim again, which is the mark that all is delivered.
 
-Silent is whose claim did not change for as long as it holds, while we watched by our own monotonic clock. No
-two clocks are ever compared.
+Silent is whose claim did not change for as long as it holds: while we watched by our own monotonic clock, and
+before that by the clock of the store, which tells when it was written and when we asked. So what a dead
+worker held, and what comes again once its lease has run out, need not be watched. No two clocks are compared.
 """
 
 from __future__ import annotations

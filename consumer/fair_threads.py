@@ -3,7 +3,7 @@
 Calls wait by tenant. A thread that is free takes the next one of the tenant that has the fewest threads, and
 the last thread takes only one of a tenant that has none: so a small photo is decoded at once, however many
 large ones came before. How threads share the cores is the system's affair, and it is fair; only what keeps
-leases and answers, the event loop and its requests, goes first.
+leases and answers goes first, the event loop and its requests, and beside others one call of a newcomer.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ class FairThreads:
     """
 
     def __init__(self, threads: int, name: str) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_give_way)
         self._count = threads
         self._kept_free = 1 if threads >= 3 else 0
+        most = threads - self._kept_free
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix=name, initializer=_give_way)
+        # Only a thread that never gave way can go first: nobody but root gets a priority back.
+        self._first = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-first") if self._kept_free else None
+        self._is_first_free = self._first is not None
         self._lock = threading.Lock()
         self._waiting: dict[Hashable, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
         """Those who waited for longest come first."""
@@ -69,7 +73,8 @@ class FairThreads:
             self._waiting.clear()
         for future in left:
             future.cancel()
-        self._threads.shutdown(wait=wait)
+        for threads in filter(None, (self._threads, self._first)):
+            threads.shutdown(wait=wait)
 
     def __enter__(self) -> Self:
         """Use them while the context lasts."""
@@ -92,10 +97,13 @@ class FairThreads:
             future, call = calls.popleft()
             if calls:
                 self._waiting[tenant] = calls  # behind the others
+            threads = self._threads
+            if self._first and self._is_first_free and self._running and not self._running[tenant]:
+                threads, self._is_first_free = self._first, False
             self._running[tenant] += 1
-            self._threads.submit(self._run, tenant, future, call)
+            threads.submit(self._run, tenant, future, call, threads)
 
-    def _run(self, tenant: Hashable, future: Future[Any], call: Callable[[], Any]) -> None:
+    def _run(self, tenant: Hashable, future: Future[Any], call: Callable[[], Any], threads: Executor) -> None:
         try:
             if future.set_running_or_notify_cancel():
                 future.set_result(call())
@@ -103,6 +111,7 @@ class FairThreads:
             future.set_exception(error)
         finally:
             with self._lock:
+                self._is_first_free |= threads is self._first
                 self._running[tenant] -= 1
                 self._running = +self._running  # names that messages choose must not pile up
                 if not self._closed:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -16,6 +17,7 @@ from consumer.claims import Busy, Claim, Done
 from consumer.errors import FencedOff
 from consumer.jobs import Ids, Job, Source, result_id
 from consumer.ledger import object_name
+from consumer.storage import StoredObject
 from consumer.storage.filesystem import FilesystemStore
 from contracts.builders import pipeline
 
@@ -35,9 +37,19 @@ class Clock:
         return self.now
 
 
+class Ageing(FilesystemStore):
+    """One whose objects are as old as it is told."""
+
+    age = 0.0
+
+    async def read(self, bucket: str, name: str, **options: Any) -> StoredObject:
+        stored = await super().read(bucket, name, **options)
+        return replace(stored, info=replace(stored.info, age=self.age))
+
+
 class Bench:
     def __init__(self, folder: Path) -> None:
-        self.store = FilesystemStore(folder)
+        self.store = Ageing(folder)
         self.clocks = Clock(), Clock()
         self.ours, self.theirs = (BucketClaims(self.store, BUCKET, HOLDS, clock) for clock in self.clocks)
 
@@ -112,6 +124,38 @@ def test_the_others_are_told_when_to_look_again_and_anew_at_each_renewal(tell: T
         assert (await bench.take(bench.theirs)).was_taken_over
 
     tell(story)
+
+
+@pytest.mark.parametrize("age", [0.0, 20.0, HOLDS - 1])
+def test_what_the_store_saw_of_a_claims_silence_need_not_be_watched(tmp_path: Path, age: float) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path)
+        await bench.take(bench.ours)
+        bench.store.age = age
+        answer = await bench.theirs.take(JOB, "message")
+        assert isinstance(answer, Busy)
+        assert answer.silent_in == HOLDS - age
+
+        bench.store.age = HOLDS
+        assert (await bench.take(bench.theirs)).was_abandoned
+        await bench.store.close()
+
+    asyncio.run(story())
+
+
+def test_a_store_that_thinks_less_of_a_claims_age_later_on_makes_nobody_wait_longer(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path)
+        await bench.take(bench.ours)
+        bench.store.age = HOLDS - 10
+        assert isinstance(await bench.theirs.take(JOB, "message"), Busy)
+
+        bench.store.age = 0.0
+        bench.clocks[1].now += 10
+        assert (await bench.take(bench.theirs)).was_taken_over
+        await bench.store.close()
+
+    asyncio.run(story())
 
 
 def test_whoever_makes_a_claim_knows_that_the_job_is_new_and_nobody_after(tell: Tell) -> None:

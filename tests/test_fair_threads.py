@@ -105,14 +105,32 @@ def test_a_loop_can_await_them() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a thread a priority of its own")
-def test_the_event_loop_goes_before_what_only_computes() -> None:
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_event_loop_goes_before_what_only_computes(count: int) -> None:
     def priority() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    with FairThreads(1, "t") as threads:
+    with FairThreads(count, "t") as threads:
         theirs = threads.submit("a", priority).result(LIMIT)
 
     assert theirs >= max(5, priority())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a thread a priority of its own")
+def test_beside_others_a_newcomer_goes_before_them(calls: Calls) -> None:
+    def priority(name: str) -> int:
+        calls.call(name)
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    with FairThreads(4, "t") as threads:
+        many = [threads.of("a").submit(priority, "a") for _ in range(5)]
+        for _ in range(3):
+            assert calls.began.acquire(timeout=LIMIT)
+        newcomer = threads.of("b").submit(priority, "b")
+        assert calls.began.acquire(timeout=LIMIT)
+        calls.gate.set()
+
+        assert newcomer.result(LIMIT) < min(one.result(LIMIT) for one in many)
 
 
 @settings(max_examples=30, deadline=None)

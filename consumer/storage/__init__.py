@@ -27,6 +27,8 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
     crc32c: str = ""
     """Base64 of the big-endian CRC-32C, as Cloud Storage gives it."""
+    age: float = field(default=0.0, compare=False)
+    """Seconds since it was written, when it was asked about, by the store's own clock: at least so many."""
 
     @property
     def url(self) -> str:

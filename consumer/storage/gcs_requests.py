@@ -16,6 +16,8 @@ import io
 import json
 import uuid
 from collections.abc import Generator, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -56,7 +58,8 @@ class ObjectRequests:
     def stat(self, bucket: str, name: str, generation: int | None) -> ObjectInfo:
         """Ask what is known of an object, or of one generation of it."""
         response = self._send("GET", self._target("storage", bucket, name, generation=generation))
-        return _info(bucket, json.loads(response.data))
+        stored = json.loads(response.data)
+        return _info(bucket, stored, _age(stored.get("updated"), response.headers.get("Date")))
 
     def fetch(self, info: ObjectInfo) -> bytes:
         """Read the bytes of one generation, from the start, into one buffer; as they are stored."""
@@ -189,7 +192,17 @@ def _refusal(method: str, url: str, status: int, body: bytes) -> Exception:
     return error
 
 
-def _info(bucket: str, stored: Mapping[str, Any]) -> ObjectInfo:
+def _age(updated: str | None, date: str | None) -> float:
+    """Return the seconds from a write to an answer that tells of it, by the API's clock; 0 if unknown."""
+    try:
+        # The answer's time has no fraction, so that this may be a second too few, and never too many.
+        age = parsedate_to_datetime(date or "") - datetime.fromisoformat(updated or "")
+    except (ValueError, TypeError):
+        return 0.0
+    return max(0.0, age.total_seconds())
+
+
+def _info(bucket: str, stored: Mapping[str, Any], age: float = 0.0) -> ObjectInfo:
     """Return what the API says of an object."""
     return ObjectInfo(
         bucket,
@@ -199,4 +212,5 @@ def _info(bucket: str, stored: Mapping[str, Any]) -> ObjectInfo:
         stored.get("contentType") or "application/octet-stream",
         stored.get("metadata") or {},
         stored.get("crc32c") or "",
+        age,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -162,6 +163,29 @@ async def test_what_is_known_of_an_object_is_told_before_its_bytes_are_read(subj
     with pytest.raises(NotAllowed):
         await subject.store.read(subject.bucket, "a", on_found=refuse)
     assert [(info.url, info.size) for info in told] == [(f"gs://{subject.bucket}/a", 5)]
+
+
+async def test_an_object_is_never_said_to_be_older_than_it_is(subject: Subject) -> None:
+    began = time.monotonic()
+    await subject.store.write(subject.bucket, "a", b"12345")
+    infos = [
+        await subject.store.stat(subject.bucket, "a"),
+        (await subject.store.read(subject.bucket, "a")).info,
+    ]
+
+    assert all(0 <= info.age <= time.monotonic() - began for info in infos)
+
+
+async def test_cloud_storage_says_how_old_an_object_is_and_a_folder_does_not(subject: Subject) -> None:
+    says = isinstance(subject.store, GcsStore)  # a file has the time that a process gave it
+    await subject.store.write(subject.bucket, "a", b"12345")
+    written = time.monotonic()
+    while not (age := (await subject.store.read(subject.bucket, "a")).info.age):
+        if time.monotonic() - written > 3:
+            break
+        await asyncio.sleep(0.1)
+
+    assert bool(age) == says
 
 
 async def test_a_stream_gives_the_object_in_pieces_none_of_them_large(subject: Subject) -> None:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote
@@ -150,6 +151,7 @@ class BucketServer(MisbehavingServer):
             "name": stored.name,
             "generation": str(stored.generation),
             "metageneration": "1",
+            "updated": datetime.fromtimestamp(time.time() - time.monotonic() + stored.at, UTC).isoformat(),
             "size": str(len(stored.data)),
             "crc32c": crc32c(stored.data),
             "contentType": stored.content_type,
