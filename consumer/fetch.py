@@ -132,7 +132,8 @@ class Fetcher:
 
         def on_found(info: ObjectInfo) -> None:
             if info.size > self.max_bytes:
-                raise InvalidInput(f"{info.url} has {info.size} bytes, at most {self.max_bytes} are read")
+                most = f"at most {self.max_bytes} are read (MAX_IMAGE_BYTES)"
+                raise InvalidInput(f"{info.url} has {info.size} bytes, {most}")
             loop.call_soon_threadsafe(credit.arrives, info.size)
 
         try:

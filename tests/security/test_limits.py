@@ -23,7 +23,7 @@ async def only_letter(site):
     ("limit", "code", "message"),
     [
         ({"max_message_bytes": 100}, "message_too_large", "at most 100 are read (MAX_MESSAGE_BYTES)"),
-        ({"max_image_bytes": 100}, "invalid_input", "at most 100 are read"),
+        ({"max_image_bytes": 100}, "invalid_input", "at most 100 are read (MAX_IMAGE_BYTES)"),
         ({"max_image_pixels": 64 * 48 - 1}, "unreadable_image", "more than MAX_IMAGE_PIXELS=3071"),
     ],
 )
