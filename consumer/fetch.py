@@ -26,6 +26,13 @@ from pipeline_steps.image.tiff_windows import TiffWindow, open_windows
 MISSING_GRACE = 3.0
 """Seconds a missing object is looked for again: the message may be quicker than the upload."""
 _THREADS = 6
+_LARGE, _LARGE_AT_ONCE = 8_000_000, 2
+"""Files of more bytes are downloaded so many at a time: more are not decoded at a time either, and what small
+photos of others need, of the line and of the cores, is left to them."""
+
+
+class _Large(Exception):
+    """It has to wait for its turn to be downloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class Fetcher:
     threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "decode"))
     on_decoded: Callable[[float, float], None] = lambda *_: None
     """Told of every photo: for how many seconds it waited for room and for a thread, and how many it took."""
+    large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE))
 
     async def fetch(self, job: Job, *, in_windows: bool = False) -> Photo:
         """Return the job's photo. Until its credit is released, it counts as being in memory.
@@ -122,12 +130,16 @@ class Fetcher:
 
     async def _read(self, source: Source, credit: Credit) -> StoredObject:
         try:
-            return await self._found(source, credit)
+            try:
+                return await self._found(source, credit)
+            except _Large:
+                async with self.large:
+                    return await self._found(source, credit, is_its_turn=True)
         except BaseException:
             credit.release()
             raise
 
-    async def _found(self, source: Source, credit: Credit) -> StoredObject:
+    async def _found(self, source: Source, credit: Credit, *, is_its_turn: bool = False) -> StoredObject:
         loop = asyncio.get_running_loop()
 
         def on_found(info: ObjectInfo) -> None:
@@ -135,6 +147,8 @@ class Fetcher:
                 most = f"at most {self.max_bytes} are read (MAX_IMAGE_BYTES)"
                 raise InvalidInput(f"{info.url} has {info.size} bytes, {most}")
             loop.call_soon_threadsafe(credit.arrives, info.size)
+            if info.size > _LARGE and not is_its_turn:
+                raise _Large
 
         try:
             async for attempt in stamina.retry_context(

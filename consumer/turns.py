@@ -38,8 +38,8 @@ _MOVES = 0.5
 """A queue moves in which a message begins at least so often."""
 _LONG = 1.0
 """It stands where none began for so many seconds, or where none has ended yet and one goes on for so long."""
-_LARGE = 64_000_000
-"""Bytes of photos that one tenant has in hand: four files of 48 megapixels, or two photos of 12 decoded."""
+_LARGE = 16_000_000
+"""Bytes of photos that one tenant has in hand: a file of 48 megapixels, or a decoded photo of 12."""
 _MOST_LOOKED_AT = 128
 """Messages pulled at once to be looked at; 32 at first, then four times as many."""
 _MOST_RESTING = 200

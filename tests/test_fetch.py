@@ -19,6 +19,7 @@ from consumer.fetch import Fetcher
 from consumer.jobs import Ids, Job, Source, result_id
 from consumer.memory_budget import MemoryBudget
 from consumer.pixel_buffers import PixelBuffers
+from consumer.storage import ObjectInfo, OnFound, StoredObject
 from consumer.storage.filesystem import FilesystemStore
 from contracts.builders import pipeline
 from pipeline_steps.artifacts import Pixels
@@ -101,6 +102,47 @@ def test_a_photo_counts_as_in_memory_until_it_is_let_go(store: FilesystemStore) 
         assert reading.budget.held == 0
 
     asyncio.run(story())
+
+
+class Counting(FilesystemStore):
+    """How many reads are past the question how large the object is; they go on when they are told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reading: list[str] = []
+        self.gate = threading.Event()
+
+    async def read(
+        self, bucket: str, name: str, *, generation: int | None = None, on_found: OnFound = lambda _: None
+    ) -> StoredObject:
+        def found(info: ObjectInfo) -> None:
+            on_found(info)
+            self.reading.append(name)
+            assert self.gate.wait(10)
+
+        return await super().read(bucket, name, generation=generation, on_found=found)
+
+
+def test_of_large_files_two_are_downloaded_at_a_time_and_small_ones_do_not_wait(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = Counting(tmp_path)
+        await store.write("photos", "acme/large.jpg", JPEG + bytes(8_000_000))
+        await store.write("photos", "other/small.jpg", JPEG)
+        reading = Fetcher(store, 10_000_000, 1_000_000)
+        photos = [asyncio.create_task(reading.fetch(job("acme/large.jpg"))) for _ in range(4)]
+        await until(lambda: len(store.reading) == 2)
+        photos.append(asyncio.create_task(reading.fetch(job("other/small.jpg"))))
+        await until(lambda: "other/small.jpg" in store.reading)
+
+        assert store.reading == ["acme/large.jpg"] * 2 + ["other/small.jpg"]
+        assert reading.budget.held_by("acme") > 4 * 8_000_000  # it is known what is to come
+        store.gate.set()
+        for photo in await asyncio.gather(*photos):
+            photo.credit.release()
+        assert (len(store.reading), reading.budget.held) == (5, 0)
+        await store.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
 
 
 def test_photos_wait_for_room_on_the_loop_and_hold_no_thread(store: FilesystemStore) -> None:

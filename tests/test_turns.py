@@ -139,7 +139,7 @@ def test_behind_a_run_that_goes_on_for_a_second_something_is_looked_for_at_once(
     assert day.turns.wanted() == 32
 
 
-@pytest.mark.parametrize(("megabytes", "asked"), [(80, 32), (20, 0)])
+@pytest.mark.parametrize(("megabytes", "asked"), [(20, 32), (10, 0)])
 def test_behind_large_photos_something_is_looked_for_at_once(megabytes: int, asked: int) -> None:
     day = Day()
     day.arrive("a", 5)

@@ -21,7 +21,7 @@ from picture_files import bombs, jpeg_saying, mosaic_jpeg, png, png_chunk, tiff
 from PIL import Image
 
 from pipeline_steps.errors import UnreadableImage
-from pipeline_steps.image.headers import exif_orientation
+from pipeline_steps.image.headers import exif_orientation, jpeg_facts
 from pipeline_steps.image.intake import DecodedImage, fresh, read_image
 from pipeline_steps.image.turning import upright
 
@@ -646,6 +646,26 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
     progressive = file_of(picture(), "JPEG", progressive=True)
     last = progressive.rindex(b"\xff\xda")
     assert "scans" in refusal(progressive[:-2] + progressive[last:-2] * 1000 + b"\xff\xd9")
+
+
+def with_its_scan_repeated(jpeg: bytes, times: int) -> bytes:
+    return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * times + b"\xff\xd9"
+
+
+def test_a_jpeg_that_has_one_scan_and_is_followed_by_others_is_damaged() -> None:
+    said = refusal(with_its_scan_repeated(file_of(picture(), "JPEG"), 1000))
+
+    assert "scan" in said
+
+
+def test_scans_are_counted_where_a_decoder_goes_over_all_of_them() -> None:
+    at_once = file_of(picture(), "JPEG")
+    start = at_once.rindex(b"\xff\xda")
+    one_by_one = at_once[: start + 4] + b"\x01" + at_once[start + 5 :]  # components in the scan
+    progressive = file_of(picture(), "JPEG", progressive=True)
+
+    assert [jpeg_facts(with_its_scan_repeated(data, 5)).scans for data in (at_once, one_by_one)] == [1, 6]
+    assert jpeg_facts(with_its_scan_repeated(progressive, 5)).scans == jpeg_facts(progressive).scans + 5
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "CMYK JPEG", "PNG", "RGBA PNG", "GIF", "WEBP", "BMP"])
