@@ -22,6 +22,8 @@ from pipeline_steps.errors import ObjectMissing, StepError
 
 log = structlog.get_logger()
 
+_MOST_SEEN = 1000
+"""Claims of others that are remembered."""
 _LETTING_GO = 3.0
 """Seconds that letting go may take: it happens on the way out."""
 
@@ -145,10 +147,12 @@ class BucketClaims:
         if body is not None and body.owner == self._owner:
             return 0.0
         since = self._clock() - held.age
-        known, earlier = self._seen.get(held.name, (0, since))
+        known, earlier = self._seen.pop(held.name, (0, since))
         if known == held.generation:
             since = min(since, earlier)
         self._seen[held.name] = (held.generation, since)
+        if len(self._seen) > _MOST_SEEN:
+            del self._seen[next(iter(self._seen))]  # others may have finished those long ago
         return since + self._seconds - self._clock()
 
     async def _keep(self, claim: Claim) -> None:
@@ -165,10 +169,13 @@ class BucketClaims:
         try:
             claim.generation = await self._write(claim.name, claim.message_id, claim.state, claim.generation)
         except PreconditionFailed:
-            # Perhaps by ourselves, if the answer to an earlier renewal never came.
-            if not await self._is_ours(claim):
+            # Perhaps by ourselves, if the answer to an earlier renewal never came. It is as old as that, and
+            # the store tells others so: it is renewed now.
+            if await self._is_ours(claim):
+                await self._renew(claim)
+            else:
                 claim.lost = True
-                return
+            return
         claim.expires = sent + self._seconds
 
     async def _is_ours(self, claim: Claim) -> bool:

@@ -146,9 +146,9 @@ class Fetcher:
             if info.size > self.max_bytes:
                 most = f"at most {self.max_bytes} are read (MAX_IMAGE_BYTES)"
                 raise InvalidInput(f"{info.url} has {info.size} bytes, {most}")
-            loop.call_soon_threadsafe(credit.arrives, info.size)
             if info.size > _LARGE and not is_its_turn:
                 raise _Large
+            loop.call_soon_threadsafe(credit.arrives, info.size)
 
         try:
             async for attempt in stamina.retry_context(

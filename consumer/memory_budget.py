@@ -34,8 +34,12 @@ class Credit:
 
     def arrives(self, size: int) -> None:
         """Count a file of so many bytes: it will be there, whether or not there is room for it."""
-        if not self.is_released:  # the news may be late
+        if self.is_released:  # the news may be late
+            return
+        if size > self.size:
             self.budget.count(self, size - self.size)
+        else:
+            self.budget.give_back(self, self.size - size)
 
     async def grow(self, size: int) -> None:
         """Wait until there is room for so many bytes more, and take them."""

@@ -11,7 +11,8 @@ Three rules:
    rest at a time: what lies deeper stays in the queue, for the next worker that is started. A slot that
    falls free with nothing in hand takes back what rests (`resting.py`).
 
-A queue that moves is left in peace: where a message begins every half second nothing is looked for behind it,
+A queue that moves is left in peace, unless it leaves slots idle that its tenant may not have (with
+`TENANT_CONCURRENCY`): where a message begins every half second nothing is looked for behind it,
 so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back. What rests
 here can begin nowhere else: that costs eight workers with one backlog a third of what they can do. Where no
 run of a tenant has ended yet its queue is taken to move, unless photos are large or a run goes on for 1 s.
@@ -139,7 +140,10 @@ class Turns:
             self._look = self.free
             return self.free
         first = self._in_hand[0]
-        if self._clock() - first.since < LOOK_AFTER or self._moves(first.tenant):
+        waited = self._clock() - first.since
+        if waited < LOOK_AFTER:
+            return 0
+        if self._moves(first.tenant) and (self.free <= 1 or waited < _MOVES):
             return 0
         self._look = min(4 * max(self._look, 8), _MOST_LOOKED_AT)
         return max(0, min(self._look, _MOST_RESTING - self._resting.total()))

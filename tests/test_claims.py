@@ -340,6 +340,21 @@ def test_a_renewal_whose_answer_got_lost_is_recognised_as_our_own(tell: Tell) ->
     tell(story)
 
 
+def test_a_renewal_whose_answer_got_lost_is_made_again_since_others_know_how_old_it_is(tell: Tell) -> None:
+    async def story(bench: Bench) -> None:
+        claim = await bench.take(bench.ours)
+        generation = claim.generation
+        await bench.ours.secure(claim, HOLDS + 1)
+        written = claim.generation
+        claim.generation = generation  # as if nothing had been heard of it
+
+        await bench.ours.secure(claim, HOLDS + 1)
+        assert claim.generation > written
+        assert (await bench.store.read(BUCKET, NAME)).info.generation == claim.generation
+
+    tell(story)
+
+
 def test_what_this_process_left_behind_is_no_lost_worker(tell: Tell) -> None:
     async def story(bench: Bench) -> None:
         await bench.take(bench.ours)

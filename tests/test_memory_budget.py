@@ -47,6 +47,17 @@ def test_a_file_counts_for_its_tenant_from_when_its_size_is_known_until_the_phot
     assert budget.held == 0
 
 
+def test_of_tenants_whose_photos_never_came_nothing_is_left() -> None:
+    budget = MemoryBudget(100)
+
+    for number in range(100):
+        credit = budget.note(f"tenant {number}")
+        credit.arrives(0)
+        credit.release()
+
+    assert not budget._held
+
+
 def test_what_does_not_fit_waits_until_there_is_room() -> None:
     async def story() -> None:
         budget = MemoryBudget(100)

@@ -129,6 +129,16 @@ def test_nothing_is_looked_for_while_the_queue_moves() -> None:
     assert not day.resting
 
 
+def test_behind_a_queue_that_moves_but_leaves_slots_idle_something_is_looked_for_after_a_while() -> None:
+    day = Day(limit=2)
+    day.arrive("a", 3)
+    day.now += 0.4
+    assert day.turns.wanted() == 0
+
+    day.now += 0.2
+    assert day.turns.wanted() == 32
+
+
 def test_behind_a_run_that_goes_on_for_a_second_something_is_looked_for_at_once() -> None:
     day = Day()
     day.arrive("a", 4)

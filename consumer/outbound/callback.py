@@ -139,6 +139,7 @@ class Backend:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"mlworker/{__version__}",
+            "Accept": "*/*",
             "Accept-Encoding": "identity",  # an answer is read as it comes: in parts, for people
             "X-Tenant-ID": job.ids.tenant_id,
             "X-MLWorker-Event": event,
@@ -158,7 +159,13 @@ class Backend:
         await check()
         response, answer = None, ""
         try:
-            request = httpx.Request("POST", read_url(url), content=content, headers={**headers, **proof})
+            request = httpx.Request(
+                "POST",
+                read_url(url),
+                content=content,
+                headers={**headers, **proof},
+                extensions={"timeout": {"connect": self.timeout}},  # shared out among a name's addresses
+            )
             async with asyncio.timeout(self.timeout):
                 response = await self.transport.handle_async_request(request)
                 try:

@@ -30,6 +30,7 @@ class Connections:
         self._kept = kept
         self._idle: list[tuple[httpcore.Origin, httpcore.AsyncConnectionInterface]] = []
         """The one used last is the last."""
+        self._is_closed = False
 
     async def send(self, request: httpcore.Request) -> Answer:
         """Send a request; whoever gets the answer closes it.
@@ -54,7 +55,7 @@ class Connections:
     async def give_back(self, origin: httpcore.Origin, connection: httpcore.AsyncConnectionInterface) -> None:
         """Keep a connection whose answer was read to its end, if there is room; close any other."""
         self._calls.release()
-        if connection.is_available():
+        if connection.is_available() and not self._is_closed:
             self._idle.append((origin, connection))
         else:
             await connection.aclose()
@@ -62,7 +63,8 @@ class Connections:
             await self._idle.pop(0)[1].aclose()
 
     async def aclose(self) -> None:
-        """Close those that nobody uses."""
+        """Close those that nobody uses, and the others as they are given back."""
+        self._is_closed = True
         while self._idle:
             await self._idle.pop()[1].aclose()
 

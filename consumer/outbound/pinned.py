@@ -207,15 +207,17 @@ class _Connection(httpcore.AsyncNetworkStream):
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if len(buffer) > _SENT_TOGETHER:
-            await self._flush(timeout)
-            await self._stream.write(buffer, timeout)
-        else:
+        if buffer and len(buffer) <= _SENT_TOGETHER:
             self._unsent += buffer
+            return
+        await self._flush(timeout)  # an empty part is the end of a body of known length
+        if buffer:
+            await self._stream.write(buffer, timeout)
 
     async def _flush(self, timeout: float | None) -> None:
         unsent, self._unsent = self._unsent, b""
-        await self._stream.write(unsent, timeout)
+        if unsent:
+            await self._stream.write(unsent, timeout)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -223,7 +225,11 @@ class _Connection(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _Connection(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _Connection(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:
+            await self._stream.aclose()  # which httpcore leaves open where it is cancelled
+            raise
 
     def get_extra_info(self, info: str) -> object:
         if info != "is_readable":

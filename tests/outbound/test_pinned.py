@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
+import re
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,6 +130,23 @@ class TestPinning:
 
         assert len(backend.calls) == 1
 
+    def test_an_address_that_says_nothing_leaves_the_next_one_its_share_of_the_time(
+        self, backend: SmallBackend
+    ) -> None:
+        with socket.socket() as silent, ExitStack() as waiting:
+            silent.bind(("127.0.0.9", backend.port))
+            silent.listen(0)
+            for _ in range(3):  # nobody accepts them, and after two no more are let in
+                one = waiting.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.9", backend.port))
+            names = Names([["127.0.0.9", HERE]])
+            url = f"http://backend.test:{backend.port}/"
+
+            call(url, entries=["http://backend.test"], names=names, local=True, timeout=2.0)
+
+        assert len(backend.calls) == 1
+
     def test_this_machines_own_name_is_found_in_local_mode(self, backend: SmallBackend) -> None:
         url = f"http://localhost:{backend.port}"
 
@@ -216,6 +237,45 @@ class TestForbiddenAddresses:
         assert (backend.connections, backend.calls) == (0, [])
 
 
+class TestWhatIsSent:
+    @pytest.mark.anyio
+    @pytest.mark.parametrize("size", [0, 10, 65_536, 65_537, 3_000_000])
+    async def test_a_call_arrives_whole_whatever_its_size(self, size: int) -> None:
+        got = await told_to_a_server_that_answers_twice([b"x" * size])
+
+        assert [len(body) for body in got] == [size]
+
+    @pytest.mark.anyio
+    async def test_every_call_is_sent_though_the_server_answered_too_often_before(self) -> None:
+        assert await told_to_a_server_that_answers_twice([b"first", b"second"]) == [b"first", b"second"]
+
+
+async def told_to_a_server_that_answers_twice(bodies: Sequence[bytes]) -> list[bytes]:
+    """Send them one after the other, and return what came."""
+    got: list[bytes] = []
+    came = asyncio.Semaphore(0)
+
+    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                got.append(await reader.readexactly(int(length[1])) if length else b"")
+                came.release()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" * 2)
+        writer.close()
+
+    async with await asyncio.start_server(twice, HERE, 0) as server:
+        url = f"http://backend.test:{server.sockets[0].getsockname()[1]}/"
+        hosts = AllowedHosts.of(["http://backend.test"], allow_loopback=True)
+        async with PinnedTransport(hosts, lookup=Names([[HERE]])) as transport:
+            for body in bodies:
+                response = await transport.handle_async_request(httpx.Request("POST", url, content=body))
+                await response.aread()
+                async with asyncio.timeout(5):
+                    await came.acquire()
+    return got
+
+
 class TestNameServers:
     def test_a_name_that_stands_for_nothing_is_an_outage(self) -> None:
         failed = refusal("https://backend.invalid/", entries=["backend.invalid"])
@@ -296,6 +356,20 @@ class TestTls:
             assert meaning(failed) == (FailureClass.CONFIGURATION, True)  # an operator has to act
             assert "certificate" in str(failed)
             assert backend.calls == []
+
+    def test_a_connection_is_closed_on_which_nobody_says_hello(self) -> None:
+        with socket.create_server((HERE, 0)) as server:
+            url = f"https://backend.test:{server.getsockname()[1]}/"
+            gc.disable()  # it would close what is forgotten
+            try:
+                refusal(url, entries=["backend.test"], names=Names([[HERE]]), local=True, timeout=0.2)
+                ours, _ = server.accept()
+                ours.settimeout(5)
+                with ours:
+                    while ours.recv(4096):
+                        pass
+            finally:
+                gc.enable()
 
     def test_an_authority_nobody_knows_is_refused(self, authority: Authority) -> None:
         with serving(authority.server("backend.test")) as backend:
