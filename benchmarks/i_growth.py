@@ -4,7 +4,7 @@ Each kind of work is done once, ten times and a hundred times as much, with the 
 
 - `messages`: a worker's process gets a message every two seconds, 5 and 50 a second: broker, bucket, a
   pipeline on a simulated device, result, callback, ack. What it costs when nothing comes is taken off.
-- `tenants`: the same worker empties a backlog of 300 messages, of 1, 10 and 100 tenants by turns: the work
+- `tenants`: the same worker empties a backlog of 200 messages, of 1, 10 and 100 tenants by turns: the work
   stays the same, so that nothing but the number of tenants grows.
 - `pixels`: JPEGs of 0.48, 4.8 and 48 megapixels are decoded.
 - `tiles`: pictures of these sizes are cut into tiles, a device that only pretends answers eight boxes for
@@ -89,7 +89,7 @@ MOST = 1.1
 SECONDS = {1: 8.0, 10: 4.0, 100: 4.0}
 """Of each rate of messages: of the lowest four come."""
 REST = 4.0
-A_SECOND, BACKLOG = 0.5, 300
+A_SECOND, BACKLOG = 0.5, 200
 TENANT_BYTES = 8
 NOTHING = LocalBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.str_))
 _CPU_OF_PROCESS = 2
