@@ -57,7 +57,7 @@ soak: $(READY)     ## Thousands of messages under random faults, then the accoun
 bench: $(READY)    ## Measure beside the peers, ONLY=a,c some of it, and write docs/benchmarks.md; made to take 25 minutes.
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)); code=$$?; $(BIN)/python -m benchmarks.report && exit $$code
 
-bench-full: $(READY)  ## ViT-B from beginning to end, once a size, beside stock SAM; made to take 70 minutes.
+bench-full: $(READY)  ## ViT-B from beginning to end, once a size, beside stock SAM; about an hour and three quarters.
 	$(BIN)/python -m benchmarks --whole; code=$$?; $(BIN)/python -m benchmarks.report && exit $$code
 
 peers: $(READY)    ## Install the peers of the measurements into an environment of their own.

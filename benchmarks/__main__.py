@@ -4,7 +4,7 @@ Each program runs in a process of its own: one that fails, or takes too long, do
 end stands what was measured and whether its target is met. The exit code is 0 if all programs ran, targets
 met or not: a missed target is a result, a program that did not run is none.
 
-`--whole` is what takes an hour: ViT-B from beginning to end, once a size. `--full` is both.
+`--whole` is what takes nearly two hours: ViT-B from beginning to end, once a size. `--full` is both.
 """
 
 from __future__ import annotations

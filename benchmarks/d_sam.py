@@ -17,7 +17,7 @@ Whether the masks are stock's is compared on every photo that both sides have se
 ones, with laxer filters there, so that there are many masks: how many of both sides have a partner on the
 other side, IoU 0.99 or more, and on how many photos there are as many masks.
 
-With `--whole` ViT-B runs from beginning to end, once a size, which takes an hour: see `whole_vit.py`.
+With `--whole` ViT-B runs from beginning to end, once a size, in nearly two hours: see `whole_vit.py`.
 
 With `--memory` it tells what the memory's peak adds to a process that holds the model and the decoded photo.
 """
@@ -527,7 +527,7 @@ def main() -> None:
     words = parser(__doc__)
     words.add_argument("--full", action="store_true", help="the small SAM with 32 x 32 points at every size")
     words.add_argument("--vit-b", action="store_true", help="only ViT-B by stage")
-    words.add_argument("--whole", action="store_true", help="only ViT-B whole: an hour")
+    words.add_argument("--whole", action="store_true", help="only ViT-B whole: nearly two hours")
     words.add_argument("--memory", action="store_true", help="only the memory")
     words.add_argument(
         "--megapixels", type=int, choices=[size.megapixels for size in SIZES], help="only this size"

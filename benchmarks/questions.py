@@ -68,7 +68,7 @@ QUESTIONS = (
         "Where both sides have seen a photo whole, their masks are compared.",
         (
             Program("d_sam", 5.5),
-            Program("d_sam", 70, ("--whole",), is_long=True),
+            Program("d_sam", 105, ("--whole",), is_long=True),
         ),
     ),
     Question(

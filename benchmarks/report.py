@@ -28,7 +28,7 @@ _INTRODUCTION = """# Benchmarks
 
 What the worker costs, beside its peers on the same machine in the same run. `make bench` measures everything
 and writes this page (it is made to take 25 minutes; `make bench-full`, which runs ViT-B from beginning to
-end, 70); `python -m benchmarks --list` names the questions, and each program tells with `--help` how it
+end, 100); `python -m benchmarks --list` names the questions, and each program tells with `--help` how it
 measures.
 
 ## How it is measured

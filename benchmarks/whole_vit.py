@@ -1,4 +1,4 @@
-"""ViT-B from beginning to end, by both sides, once: an hour. Part of `d_sam.py`, which has the arguments.
+"""ViT-B from beginning to end, by both sides, once, in nearly two hours: see `d_sam.py`, which starts it.
 
 There is no trained ViT-B here, and random weights give noise for masks, which no photo has. So both sides
 compute all that a ViT-B computes, and are then told other answers: where its decoder has given the masks of a

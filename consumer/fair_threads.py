@@ -18,8 +18,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-_NICE = 5
-"""On Linux a quarter of a core that another thread wants too, and all of it otherwise."""
+_NICE = 10
+"""On Linux a tenth of a core that another thread wants too, and all of it otherwise."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
