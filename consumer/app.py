@@ -159,6 +159,7 @@ async def open_worker(
                     budget=budget,
                     threads=decoders,
                     on_decoded=metrics.photo_decoded,
+                    large=asyncio.Semaphore(max(1, cpu_limit() - 1)),
                 ),
                 store=store,
                 bucket=settings.bucket,

@@ -27,8 +27,8 @@ MISSING_GRACE = 3.0
 """Seconds a missing object is looked for again: the message may be quicker than the upload."""
 _THREADS = 6
 _LARGE, _LARGE_AT_ONCE = 8_000_000, 2
-"""Files of more bytes are downloaded so many at a time: more are not decoded at a time either, and what small
-photos of others need, of the line and of the cores, is left to them."""
+"""Files of more bytes are downloaded so many at a time: what small photos need, of the line and of the
+cores, is left to them."""
 
 
 class _Large(Exception):
@@ -60,6 +60,7 @@ class Fetcher:
     on_decoded: Callable[[float, float], None] = lambda *_: None
     """Told of every photo: for how many seconds it waited for room and for a thread, and how many it took."""
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE))
+    """Held while a large file is downloaded."""
 
     async def fetch(self, job: Job, *, in_windows: bool = False) -> Photo:
         """Return the job's photo. Until its credit is released, it counts as being in memory.

@@ -15,7 +15,7 @@ A queue that moves is left in peace, unless it leaves slots idle that its tenant
 `TENANT_CONCURRENCY`): where a message begins every half second nothing is looked for behind it,
 so with short runs, as with a single tenant whose messages all fit, nothing is ever handed back. What rests
 here can begin nowhere else: that costs eight workers with one backlog a third of what they can do. Where no
-run of a tenant has ended yet its queue is taken to move, unless photos are large or a run goes on for 1 s.
+run of a tenant has ended yet its queue is taken to move, unless photos are large or a run goes on for 2 s.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOOK_AFTER = 0.02
 """Seconds a message of a queue that does not move is in hand before others are looked for behind it."""
 _MOVES = 0.5
 """A queue moves in which a message begins at least so often."""
-_LONG = 1.0
+_LONG = 2.0
 """It stands where none began for so many seconds, or where none has ended yet and one goes on for so long."""
 _LARGE = 16_000_000
 """Bytes of photos that one tenant has in hand: a file of 48 megapixels, or a decoded photo of 12."""

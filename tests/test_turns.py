@@ -124,7 +124,7 @@ def test_nothing_is_looked_for_while_the_queue_moves() -> None:
     day.arrive("a")
     day.now += 0.05
     assert day.turns.wanted() == 0  # a run ends every quarter of a second, as far as is known
-    day.now += 1
+    day.now += 2
     assert day.turns.wanted() == 32  # and now none does
     assert not day.resting
 
@@ -139,10 +139,10 @@ def test_behind_a_queue_that_moves_but_leaves_slots_idle_something_is_looked_for
     assert day.turns.wanted() == 32
 
 
-def test_behind_a_run_that_goes_on_for_a_second_something_is_looked_for_at_once() -> None:
+def test_behind_a_run_that_goes_on_for_two_seconds_something_is_looked_for_at_once() -> None:
     day = Day()
     day.arrive("a", 4)
-    day.now += 1
+    day.now += 2
     day.arrive("a")
     day.now += 0.03
 
