@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-BATCH, FIXED, PER_ITEM = 4, 0.35, 0.0125
-"""The device: how many items share a batch, and the seconds a batch takes: 0.4 for a full one."""
+BATCH, FIXED, PER_ITEM = 4, 0.45, 0.0125
+"""The device: how many items share a batch, and the seconds a batch takes: 0.5 for a full one."""
 FULL_BATCH = FIXED + BATCH * PER_ITEM
 
 

@@ -1,6 +1,6 @@
 """What more workers bring: `python -m benchmarks.h_scale_out [--no-stock]`.
 
-1, 2, 4 and 8 workers, each a process with a simulated device that takes 0.4 s for a full batch of four,
+1, 2, 4 and 8 workers, each a process with a simulated device that takes 0.5 s for a full batch of four,
 drain the same backlog of mixed messages: one look at a photo, two in a row, four tiles. They are up and wait
 when it is published; what counts is the time to the last ack, by the broker's own account.
 

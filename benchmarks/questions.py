@@ -98,7 +98,7 @@ QUESTIONS = (
         "What do more workers bring?",
         "One backlog, and 1, 2, 4 and 8 workers as processes with simulated devices; then one of them is "
         "killed.",
-        (Program("h_scale_out", 3),),
+        (Program("h_scale_out", 4.5),),
     ),
     Question(
         "i",
