@@ -43,7 +43,7 @@ from consumer.local.pubsub.topics import Draft
 from tests.command import bare_environment
 from tests.peers import free_port
 
-SIZES, BLOCKS, MESSAGES = (8, 4, 2, 1), 3, 640
+SIZES, BLOCKS, MESSAGES = (8, 4, 2, 1), 3, 480
 SLOTS, LEASE = 8, 4
 """Of one worker; a short lease, so that the end of one can be waited for."""
 LIMIT, STOCK_LIMIT = 150.0, 90.0

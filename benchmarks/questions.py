@@ -56,7 +56,7 @@ QUESTIONS = (
         "Messages whose pipeline does nothing, beside Google's client with a callback that only acks, with "
         "its threads and without, and beside a loop that pulls and acks; and the CPU time of a message's "
         "full path, which fetches no photo.",
-        (Program("c_overhead", 2),),
+        (Program("c_overhead", 1.5),),
     ),
     Question(
         "d",
@@ -98,7 +98,7 @@ QUESTIONS = (
         "What do more workers bring?",
         "One backlog, and 1, 2, 4 and 8 workers as processes with simulated devices; then one of them is "
         "killed.",
-        (Program("h_scale_out", 4.5),),
+        (Program("h_scale_out", 3.75),),
     ),
     Question(
         "i",
@@ -113,13 +113,13 @@ QUESTIONS = (
         "Does one tenant's work hold up another's?",
         "One tenant has 100 photos of 48 megapixels waiting; another sends one small photo. How long it "
         "takes, over how long it takes alone.",
-        (Program("j_fairness", 1),),
+        (Program("j_fairness", 0.75),),
     ),
     Question(
         "k",
         "What do traces cost?",
         "The spans of one message's way, one after the other with nothing between them: without a collector, "
         "with one of which the message is not drawn, and recorded. What counts is processor time.",
-        (Program("k_tracing", 0.5),),
+        (Program("k_tracing", 0.25),),
     ),
 )
