@@ -53,5 +53,5 @@ def _shrunk(pixels: NDArray[np.uint8], plants: NDArray[np.int32], containers: ND
 
 def make_examples(count: int, seed: int, workers: int = 2) -> list[Example]:
     """Draw examples with all workers."""
-    with multiprocessing.get_context("fork").Pool(workers) as processes:
+    with multiprocessing.get_context("spawn").Pool(workers) as processes:
         return list(processes.imap(example, range(seed, seed + count), chunksize=20))

@@ -60,7 +60,7 @@ def crops_of(seed: int) -> Crops:
 
 def make_crops(scenes: int, seed: int, workers: int = 2) -> Crops:
     """Crops of many scenes, drawn with all workers."""
-    with multiprocessing.get_context("fork").Pool(workers) as processes:
+    with multiprocessing.get_context("spawn").Pool(workers) as processes:
         found = list(processes.imap(crops_of, range(seed, seed + scenes), chunksize=20))
     return Crops(np.concatenate([f.pixels for f in found]), np.concatenate([f.kinds for f in found]))
 

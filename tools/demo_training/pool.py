@@ -137,7 +137,7 @@ def make_pool(
     tasks = [
         (path, count, side, start, min(count, start + 50), seed, of_photos) for start in range(0, count, 50)
     ]
-    with multiprocessing.get_context("fork").Pool(workers) as processes:
+    with multiprocessing.get_context("spawn").Pool(workers) as processes:
         found = sorted(
             (row for rows in processes.imap_unordered(_fill, tasks) for row in rows), key=lambda row: row[0]
         )
