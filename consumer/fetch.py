@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 
@@ -131,11 +132,10 @@ class Fetcher:
 
     async def _read(self, source: Source, credit: Credit) -> StoredObject:
         try:
-            try:
+            with suppress(_Large):
                 return await self._found(source, credit)
-            except _Large:
-                async with self.large:
-                    return await self._found(source, credit, is_its_turn=True)
+            async with self.large:
+                return await self._found(source, credit, is_its_turn=True)
         except BaseException:
             credit.release()
             raise

@@ -40,15 +40,14 @@ class Connections:
         """
         origin = request.url.origin
         await self._calls.acquire()
+        connection: httpcore.AsyncConnectionInterface | None = None
         try:
             connection = await self._take(origin) or self._make(origin)
-            try:
-                response = await connection.handle_async_request(request)
-            except BaseException:
-                await connection.aclose()
-                raise
+            response = await connection.handle_async_request(request)
         except BaseException:
             self._calls.release()
+            if connection is not None:
+                await connection.aclose()
             raise
         return Answer(response, self, origin, connection)
 
