@@ -198,16 +198,17 @@ def _classifier(name: str) -> Builder:
     return builder
 
 
-def _instance(build: Callable[..., nn.Module]) -> Builder:
-    """A torchvision Mask R-CNN.
+def _finder(name: str) -> Builder:
+    """A torchvision detector by name, or a Mask R-CNN.
 
     Input: a list of float images (3, h, w), RGB in 0..1 (it resizes and normalises by itself).
-    Output: a list of `{"boxes", "labels" from 1, "scores", "masks" (n, 1, h, w) in 0..1}`, in the frame of
-    its image.
+    Output: a list of `{"boxes", "labels" from 1, "scores"}`, of a Mask R-CNN also `"masks" (n, 1, h, w) in
+    0..1`, in the frame of its image.
     """
 
     def builder(num_classes: int) -> nn.Module:
-        return build(weights=None, weights_backbone=None, num_classes=num_classes + 1).eval()
+        network = models.get_model(name, weights=None, weights_backbone=None, num_classes=num_classes + 1)
+        return network.eval()  # type: ignore[no-any-return]
 
     return builder
 
@@ -243,6 +244,16 @@ def _semantic(build: Callable[..., nn.Module]) -> Builder:
     return builder
 
 
+FINDERS = (
+    "fcos_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+)
 CLASSIFIERS = (
     "mobilenet_v3_small",
     "mobilenet_v3_large",
@@ -262,11 +273,10 @@ ARCHITECTURES: Mapping[str, Builder] = MappingProxyType(
         "vit_h": _stock_sam(build_sam_vit_h),
         "small_classifier": small_classifier,
         "maskrcnn_small": maskrcnn_small,
-        "maskrcnn_resnet50_fpn": _instance(detection.maskrcnn_resnet50_fpn),
-        "maskrcnn_resnet50_fpn_v2": _instance(detection.maskrcnn_resnet50_fpn_v2),
         "lraspp_mobilenet_v3_large": _semantic(segmentation.lraspp_mobilenet_v3_large),
         "deeplabv3_mobilenet_v3_large": _semantic(segmentation.deeplabv3_mobilenet_v3_large),
         "deeplabv3_resnet50": _semantic(segmentation.deeplabv3_resnet50),
+        **{name: _finder(name) for name in FINDERS},
         **{name: _classifier(name) for name in CLASSIFIERS},
     }
 )

@@ -17,7 +17,7 @@ from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
 from consumer.models.finite import require_numbers
 from consumer.models.manifest import Manifest, ModelEntry
-from consumer.models.residency import Residency
+from consumer.models.residency import DeviceFull, Residency
 from consumer.models.runner import AnyRunner, Prompt
 from consumer.models.waiting import Owner
 from consumer.ops.tracing import span
@@ -30,14 +30,15 @@ and one is for a tenant that has none."""
 _CLOSE_SECONDS = 10.0
 
 Place = Callable[[Device], AnyRunner]
-"""Moves a model that is in the host's memory to a device; called on that device's thread."""
+"""Moves a model that is in the host's memory to a device; called on that device's thread, once for each
+device and one after the other."""
 
 
 class Loader(Protocol):
     """Reads models. `torch_loader.py` has the real one, `simulated.py` one for tests."""
 
-    async def load(self, model: ModelEntry) -> Place:
-        """Read the model's weights into the host's memory, off the event loop.
+    async def load(self, model: ModelEntry, devices: int) -> Place:
+        """Read the model's weights into the host's memory, off the event loop, for so many devices.
 
         Raises:
             ModelUnavailable: it cannot be read, or is not what the manifest says.
@@ -220,7 +221,7 @@ class ModelPool(ModelCalls):
 
     async def _load(self, name: str) -> int:
         """Put a model on every device, warm; return the bytes it takes on the one where it takes most."""
-        place = await self._loader.load(self._entry(name))
+        place = await self._loader.load(self._entry(name), len(self._lanes))
 
         def warm(device: Device) -> tuple[AnyRunner, int]:
             before = device.memory()
@@ -235,7 +236,8 @@ class ModelPool(ModelCalls):
             try:
                 runner, size = await asyncio.wrap_future(lane.thread.call(partial(warm, device)))
             except Exception as error:
-                raise ModelUnavailable(
+                failed = DeviceFull if device.is_out_of_memory(error) else ModelUnavailable
+                raise failed(
                     f"model {name!r} did not survive its warm-up on {device.name}: {error!r}"
                 ) from error
             replicas.append(_Replica(runner, lane))

@@ -22,12 +22,17 @@ _UNANNOUNCED_WAIT = 60.0
 """Seconds that a model is waited for which a step asks for without having named it before."""
 
 
+class DeviceFull(ModelUnavailable):
+    """A model did not fit onto a device beside what is there."""
+
+
 class Residency:
     """Keeps account of what the models take, and of who uses them.
 
     Args:
         budget: bytes that a device may hold for models; None where that is the device's own affair.
-        load: puts a model on every device, and returns the bytes it takes on each.
+        load: puts a model on every device, and returns the bytes it takes on each; raises `DeviceFull`
+            where it does not fit.
         unload: takes it off again.
     """
 
@@ -129,7 +134,7 @@ class Residency:
         if name in self._resident:
             return
         await self._make_room(self._sizes.get(name, 0), mine)
-        self._sizes[name] = await self._load(name)
+        self._sizes[name] = await self._load_in_room(name, mine)
         self._resident[name] = None
         try:
             await self._make_room(0, mine)  # it may be larger than was known
@@ -138,21 +143,37 @@ class Residency:
             await self._unload(name)
             raise
 
+    async def _load_in_room(self, name: str, mine: Collection[str]) -> int:
+        """Load a model; where it does not fit others go, for not all that a device holds is known here."""
+        while True:
+            try:
+                return await self._load(name)
+            except DeviceFull as error:
+                full = str(error)  # the error itself holds on to what did not fit
+            if not await self._unload_one(mine):
+                raise ModelUnavailable(full)
+
     async def _make_room(self, wanted: int, mine: Collection[str]) -> None:
         while self._budget is not None and self._taken() + wanted > self._budget:
-            idle = next((name for name in self._resident if not self._users[name]), None)
-            if idle is not None:
-                log.info("model_unloaded", model=idle, bytes=self._sizes[idle])
-                del self._resident[idle]
-                await self._unload(idle)
-            elif any(self._users[name] > (name in mine) for name in self._resident):
-                self._left.clear()
-                await self._left.wait()
-            else:
+            if not await self._unload_one(mine):
                 raise ModelUnavailable(
                     f"models {', '.join(mine)}: with those that are pinned they take "
                     f"{self._taken() + wanted} bytes on each device, and MODEL_MEMORY is {self._budget}"
                 )
+
+    async def _unload_one(self, mine: Collection[str]) -> bool:
+        """Take off the model unused for longest, or wait until one is left; say no if only we use any."""
+        idle = next((name for name in self._resident if not self._users[name]), None)
+        if idle is not None:
+            log.info("model_unloaded", model=idle, bytes=self._sizes[idle])
+            del self._resident[idle]
+            await self._unload(idle)
+            return True
+        if any(self._users[name] > (name in mine) for name in self._resident):
+            self._left.clear()
+            await self._left.wait()
+            return True
+        return False
 
     def _taken(self) -> int:
         return sum(self._sizes[name] for name in (*self._pinned, *self._resident))

@@ -158,8 +158,9 @@ class SimulatedLoader:
         self._runners = runners
         self.loads: list[str] = []
 
-    async def load(self, model: ModelEntry) -> Place:
-        """Return the model's runner."""
+    async def load(self, model: ModelEntry, devices: int) -> Place:
+        """Return the model's runner, the same one for all devices."""
+        del devices
         self.loads.append(model.name)
         runner = self._runners[model.name]
 

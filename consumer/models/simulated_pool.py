@@ -145,8 +145,9 @@ class _Loader:
         self._manifest = manifest
         self._files = files
 
-    async def load(self, model: ModelEntry) -> Place:
+    async def load(self, model: ModelEntry, devices: int) -> Place:
         """Return what pretends to be the model."""
+        del devices
         if self._files is not None:
             await self._files.fetch(self._manifest, model)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -78,8 +78,8 @@ class TorchLoader:
         self._phases = phases or Phases()
         self._compile = compile_trunk
 
-    async def load(self, model: ModelEntry) -> Place:
-        """Fetch, check and read the model.
+    async def load(self, model: ModelEntry, devices: int) -> Place:
+        """Fetch, check and read the model, for so many devices.
 
         Raises:
             ModelUnavailable: see `weights.load`; or nothing runs models of this kind yet.
@@ -92,7 +92,7 @@ class TorchLoader:
             file = await self._cache.fetch(self._manifest, model)
         with self._phases.time("build"):
             network = await asyncio.to_thread(ready_to_answer, model, file, self._architectures)
-        return partial(_place, model, network, self._compile)
+        return _Placing(model, network, self._compile, devices)
 
 
 def torch_pool(
@@ -142,11 +142,25 @@ def all_devices() -> tuple[str, ...]:
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
-def _place(model: ModelEntry, network: nn.Module, compile_trunk: Compile, device: Device) -> AnyRunner:
-    """Move the network to the device and wrap it in what runs its kind."""
-    target = cast(TorchDevice, device).torch
-    compute_as_told(network, model, target, compile_trunk)
-    return RUNNERS[model.kind](network.to(target), model.spec, target, model.max_batch)
+class _Placing:
+    """Moves a network to each of so many devices, and wraps it in what runs its kind.
+
+    Moving a network moves itself, and runners change what they are given. So all devices but the last get a
+    copy, made when it is their turn: one device, the usual case, costs none.
+    """
+
+    def __init__(self, model: ModelEntry, network: nn.Module, compile_trunk: Compile, devices: int) -> None:
+        self._model = model
+        self._network = network
+        self._compile = compile_trunk
+        self._left = devices
+
+    def __call__(self, device: Device) -> AnyRunner:
+        self._left -= 1
+        network = copy.deepcopy(self._network) if self._left else self._network
+        target = cast(TorchDevice, device).torch
+        compute_as_told(network, self._model, target, self._compile)
+        return RUNNERS[self._model.kind](network.to(target), self._model.spec, target, self._model.max_batch)
 
 
 def ready_to_answer(

@@ -88,7 +88,7 @@ async def find(model: str, image: Image, search: Search, ctx: StepContext) -> Re
         # What several crops show is kept as the smallest saw it.
         sides = found.crop[:, 2:] - found.crop[:, :2]
         smallest_first = (1 / sides.prod(1)).astype(np.float32)
-        found = found.take(nms(found.placed, smallest_first, search.crop_nms_thresh))
+        found = await _apart(found, smallest_first, search.crop_nms_thresh)
     return found
 
 
@@ -113,7 +113,12 @@ async def _in_crop(
     corners = np.tile(np.array(crop, np.int64), (len(masks), 1))
     found = Regions(masks.sketch, masks.score, masks.stability, masks.point, corners)
     found = found.take(~_cut_off(found.placed, crop, image))
-    return found.take(nms(found.placed, found.score, search.box_nms_thresh))
+    return await _apart(found, found.score, search.box_nms_thresh)
+
+
+async def _apart(found: Regions, score: npt.NDArray[np.float32], threshold: float) -> Regions:
+    """Return each region once; off the event loop, for what ten thousand sparse boxes take is a second."""
+    return found.take(await asyncio.to_thread(nms, found.placed, score, threshold))
 
 
 def nms(xyxy: Boxes, score: npt.NDArray[np.float32], threshold: float) -> Rows:

@@ -21,7 +21,7 @@ def network(architecture: str, classes: int = 0) -> nn.Module:
     """Return it with random weights, always the same."""
     torch.manual_seed(0)
     made = ARCHITECTURES[architecture](classes)
-    if architecture == "fcos_small":
+    if architecture.startswith(("fcos", "retinanet")):
         # A fresh detector finds all boxes equally likely: their order would be an accident.
         made.head.classification_head.cls_logits.weight *= 30  # type: ignore[union-attr, operator]
     return made

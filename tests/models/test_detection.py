@@ -133,12 +133,16 @@ def test_a_cpu_looks_at_one_picture_at_a_time() -> None:
     assert detector().max_batch((64, 64)) == CPU_BATCH == 1
 
 
-def test_boxes_are_torchvisions_own() -> None:
+@pytest.mark.parametrize(
+    "architecture",
+    ["fcos_small", "fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"],
+)
+def test_boxes_are_torchvisions_own(architecture: str) -> None:
     picture = photo(250, 190)
-    (expected,) = stock("fcos_small", 2)([as_float(picture)])
+    (expected,) = stock(architecture, 2)([as_float(picture)])
     expected = {name: values[expected["labels"] > 0] for name, values in expected.items()}
 
-    (boxes,) = answers(detector(), picture)
+    (boxes,) = answers(detector(network(architecture, 2)), picture)
 
     assert len(boxes) == len(expected["boxes"]) > 0
     np.testing.assert_allclose(boxes.xyxy, expected["boxes"].numpy(), atol=1e-2)

@@ -23,7 +23,12 @@ from consumer.models.device import Device
 from consumer.models.manifest import Manifest, ModelEntry, load_manifest
 from consumer.models.pool import ModelPool, Place
 from consumer.models.runner import AnyRunner
-from consumer.models.simulated import SimulatedDevice, SimulatedLoader, SimulatedRunner
+from consumer.models.simulated import (
+    SimulatedDevice,
+    SimulatedLoader,
+    SimulatedOutOfMemory,
+    SimulatedRunner,
+)
 from consumer.models.threads import cpu_limit, limit_threads
 from consumer.models.torch_device import TorchDevice
 from consumer.models.torch_loader import torch_pool
@@ -120,11 +125,11 @@ class SlowLoader(SimulatedLoader):
         self.asked = asyncio.Event()
         self.may_load = asyncio.Event()
 
-    async def load(self, model: ModelEntry) -> Place:
+    async def load(self, model: ModelEntry, devices: int) -> Place:
         if model.name == "slow":
             self.asked.set()
             await self.may_load.wait()
-        return await super().load(model)
+        return await super().load(model, devices)
 
 
 def test_loading_one_model_does_not_hold_up_another() -> None:
@@ -152,8 +157,8 @@ def test_loading_one_model_does_not_hold_up_another() -> None:
 class FailingLoader(SimulatedLoader):
     """Fails the first time, as a bucket does that is out of reach for a while."""
 
-    async def load(self, model: ModelEntry) -> Place:
-        place = await super().load(model)
+    async def load(self, model: ModelEntry, devices: int) -> Place:
+        place = await super().load(model, devices)
         if len(self.loads) == 1:
             raise ModelUnavailable("out of reach")
         return place
@@ -170,6 +175,44 @@ def test_a_lazy_model_that_did_not_load_is_tried_again() -> None:
         with pytest.raises(ModelUnavailable, match="out of reach"):
             await pool.detect("m", [PICTURE])
         assert len(await pool.detect("m", [PICTURE])) == 1
+
+    run(scenario, pool)
+
+
+class Small(SimulatedDevice):
+    """Has room for one model."""
+
+    def release_memory(self) -> None:
+        super().release_memory()
+        self.used = 0
+
+
+class Heavy(SimulatedLoader):
+    """Its models take all the room there is."""
+
+    async def load(self, model: ModelEntry, devices: int) -> Place:
+        runner = (await super().load(model, devices))(SimulatedDevice())
+
+        def place(device: Device) -> AnyRunner:
+            assert isinstance(device, Small)
+            if device.used:
+                raise SimulatedOutOfMemory
+            device.used = 1
+            return runner
+
+        return place
+
+
+def test_a_lazy_model_takes_the_place_of_one_that_nobody_uses_on_a_full_device() -> None:
+    models = [entry(name, pinned=False) for name in ("a", "b")]
+    pool = ModelPool(
+        Manifest("/models", models), [Small(), Small()], Heavy({name: SimulatedRunner(id) for name in "ab"})
+    )
+
+    async def scenario() -> None:
+        await pool.start()
+        for name in "aba":
+            assert len(await pool.detect(name, [PICTURE])) == 1
 
     run(scenario, pool)
 

@@ -139,7 +139,7 @@ def test_a_compiler_has_the_trunk_of_every_kind_before_the_first_message(
 
     async def placed(*how: Any) -> Any:
         loader = TorchLoader(manifest, cache, ARCHITECTURES, None, *how)
-        return (await loader.load(manifest.models["m"]))(TorchDevice("cpu"))
+        return (await loader.load(manifest.models["m"], 1))(TorchDevice("cpu"))
 
     watched, plain = asyncio.run(placed(compiler)), asyncio.run(placed())
     watched.warm_up()

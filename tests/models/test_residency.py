@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.models import residency
-from consumer.models.residency import Residency
+from consumer.models.residency import DeviceFull, Residency
 from pipeline_steps.errors import DeviceOverloaded, ModelUnavailable
 
 SIZES = {"a": 4, "b": 4, "c": 4, "large": 8, "pinned": 2}
@@ -21,7 +21,8 @@ SIZES = {"a": 4, "b": 4, "c": 4, "large": 8, "pinned": 2}
 class Shelf:
     """A device of so many bytes, and the story of what was put on it."""
 
-    def __init__(self, budget: int | None) -> None:
+    def __init__(self, budget: int | None, room: int = 100) -> None:
+        self.room = room
         self.story: list[str] = []
         self.on: set[str] = set()
         self.budget = budget
@@ -31,6 +32,8 @@ class Shelf:
         await asyncio.sleep(0)
         if name == "broken":
             raise ModelUnavailable("broken")
+        if sum(SIZES[one] for one in self.on) + SIZES[name] > self.room:
+            raise DeviceFull(f"no room for {name}")
         self.on.add(name)
         self.story.append(f"+{name}")
         return SIZES[name]
@@ -51,9 +54,9 @@ class Shelf:
             assert self.on.issuperset(names)
 
 
-def run(budget: int | None, scenario: Callable[[Shelf], Coroutine[Any, Any, None]]) -> Shelf:
+def run(budget: int | None, scenario: Callable[[Shelf], Coroutine[Any, Any, None]], room: int = 100) -> Shelf:
     async def whole() -> Shelf:
-        shelf = Shelf(budget)
+        shelf = Shelf(budget, room)
         async with asyncio.timeout(10):
             await scenario(shelf)
         return shelf
@@ -81,6 +84,35 @@ def test_without_a_budget_everything_stays() -> None:
             await shelf.use(name)
 
     assert run(None, scenario).story == ["+a", "+b", "+c", "+large"]
+
+
+@pytest.mark.parametrize("budget", [None, 100])
+def test_where_a_model_does_not_fit_beside_others_that_nobody_uses_they_go(budget: int | None) -> None:
+    async def scenario(shelf: Shelf) -> None:
+        for name in ("a", "b", "large", "c"):
+            await shelf.use(name)
+
+    assert run(budget, scenario, room=8).story == ["+a", "+b", "-a", "-b", "+large", "-large", "+c"]
+
+
+def test_where_a_model_does_not_fit_beside_others_in_use_it_waits_for_them() -> None:
+    async def scenario(shelf: Shelf) -> None:
+        async with shelf.residency.holding({"a"}):
+            waiting = asyncio.create_task(shelf.use("large"))
+            await turns()
+            assert not waiting.done()
+        await waiting
+
+    assert run(None, scenario, room=8).story == ["+a", "-a", "+large"]
+
+
+def test_a_model_that_does_not_fit_alone_is_said() -> None:
+    async def scenario(shelf: Shelf) -> None:
+        with pytest.raises(ModelUnavailable, match="no room for large"):
+            await shelf.use("a", "large")
+        await shelf.use("a")
+
+    assert run(None, scenario, room=7).on == {"a"}
 
 
 def test_what_is_in_use_is_waited_for_and_those_who_wait_keep_their_order() -> None:
