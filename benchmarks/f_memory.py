@@ -2,7 +2,7 @@
 
 Every figure is of a process of its own that is ready to work and holds the photo's file: what it grows by at
 its peak (the pixels, and all that is needed meanwhile, as the kernel counts it) over the bytes of the pixels.
-`--sahi` as in `e_tiles.py`. `python -m benchmarks.d_sam --memory` measures SAM's automatic masks likewise.
+`--sahi` as in `e_tiles.py`. `python -m benchmarks.f_sam` measures SAM's automatic masks likewise.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ QUESTIONS = (
         "weights, both on one core, stock with the `points_per_batch` at which it is fastest. The small SAM "
         "runs whole. ViT-B-sized is measured by stage, and what is marked *composed* is computed from the "
         "stages by the formula in `benchmarks/d_sam.py`; rows marked *whole* ran from beginning to end. "
-        "Where both sides have seen a photo whole, their masks are compared.",
+        "Where both sides have seen a photo whole, their masks are compared. There is no trained ViT-B here, "
+        "and random weights give noise for masks: its own are compared as they leave the decoder; a whole "
+        "run goes on with the small SAM's masks in their place, on both sides.",
         (
             Program("d_sam", 5.5),
             Program("d_sam", 105, ("--whole",), is_long=True),
@@ -84,7 +86,7 @@ QUESTIONS = (
         "How much memory does a photo need?",
         "What a process that is ready and holds the photo's file grows by at its peak, as the kernel counts "
         "it; beside Pillow, SAHI and stock SAM. For SAM: what is added to the decoded photo.",
-        (Program("f_memory", 1), Program("d_sam", 1, ("--memory",))),
+        (Program("f_memory", 1), Program("f_sam", 1)),
     ),
     Question(
         "g",

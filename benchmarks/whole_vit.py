@@ -23,8 +23,9 @@ from segment_anything.utils import amg
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.d_sam import BATCH, POINTS, Agreement, Size, large_model, ours, photo, stock, timed
 from benchmarks.method import Figure, Row, Target, progress
+from benchmarks.sam_sides import POINTS, Agreement, Size, ours, photo, stock, timed
+from benchmarks.sam_stages import BATCH, large_model
 from consumer.models.sam.decoder import Decoder, Look, Understood
 from pipeline_steps.artifacts import Pixels
 from tests.models.sams import runner, sam

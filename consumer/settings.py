@@ -18,8 +18,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contracts.request import TenantId
+
 Words = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated in the environment."""
+Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class InvalidSettings(ValueError):
@@ -128,6 +131,12 @@ class Settings(BaseSettings):
         "that has none.",
     )
 
+    tenant_shares: Annotated[Mapping[TenantId, Share], NoDecode] = Field(
+        {},
+        description="Shares of the devices' time, such as `acme=3,other=0.5`; 1 for a tenant that is not "
+        "named. A share that its tenant does not use goes to the others.",
+    )
+
     # Operation
     failpoints: str | None = Field(None, description="For tests in local mode: where to fail, and how.")
     port: int = Field(8080, ge=0, le=65535, description="Of probes and metrics.")
@@ -159,6 +168,14 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("tenant_shares", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            pairs = [word.rpartition("=") for word in cls._split(value)]
+            return {tenant.strip(): share for tenant, _, share in pairs}
         return value
 
     @model_validator(mode="after")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.d_sam import Agreement
 from benchmarks.e_tiles import in_both
+from benchmarks.sam_sides import Agreement
 from pipeline_steps.artifacts import Mask
 from pipeline_steps.masks import run_lengths
 

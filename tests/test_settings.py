@@ -24,7 +24,7 @@ BACKEND_URL BACKEND_CALLBACK_TIMEOUT CALLBACK_ALLOWED_HOSTS CALLBACK_AUTH CALLBA
 CALLBACK_NOT_FOUND_WAIT SLOTS MAX_ATTEMPTS HOLD_TIMEOUT PIPELINE_TIMEOUT DRAIN_TIMEOUT LEDGER
 MODEL_MEMORY
 MAX_MESSAGE_BYTES MAX_IMAGE_BYTES MAX_IMAGE_PIXELS DECODED_MEMORY MAX_RESULT_BYTES
-CLAIM_CHECK_BYTES TENANT_CONCURRENCY
+CLAIM_CHECK_BYTES TENANT_CONCURRENCY TENANT_SHARES
 PORT LOG_LEVEL LOG_FORMAT PUBSUB_EMULATOR_HOST STORAGE_EMULATOR_HOST
 OTEL_EXPORTER_OTLP_ENDPOINT OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG OTEL_SERVICE_NAME
 """
@@ -99,6 +99,10 @@ def test_an_empty_variable_is_a_missing_one(environment: pytest.MonkeyPatch, nam
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("BACKEND_URL", "backend.example.com", "valid URL"),
         ("BACKEND_URL", "ftp://backend.example.com", "scheme"),
+        ("TENANT_SHARES", "acme", "valid number"),
+        ("TENANT_SHARES", "acme=0", "greater than 0"),
+        ("TENANT_SHARES", "acme=inf", "finite number"),
+        ("TENANT_SHARES", "acme=3,=2", "a tenant id is"),
         ("IMAGE_PREFIXES", "photos/", "would let every tenant read the same folder"),
         ("IMAGE_PREFIXES", "{tenant_id}/,photos/", "photos/ would let every tenant"),
         ("IMAGE_PREFIXES", "{tenant}/", "expected {tenant_id}, {session_id} or {image_id}"),
@@ -124,6 +128,14 @@ def test_a_key_is_needed_to_sign_with_one(environment: pytest.MonkeyPatch, tmp_p
 
     environment.setenv("CALLBACK_HMAC_KEY_FILE", str(tmp_path / "key"))
     assert load_settings().callback_hmac_key_file == tmp_path / "key"
+
+
+def test_tenants_are_given_their_shares_by_name(environment: pytest.MonkeyPatch) -> None:
+    assert load_settings().tenant_shares == {}
+
+    environment.setenv("TENANT_SHARES", "acme=3, other = 0.5")
+
+    assert load_settings().tenant_shares == {"acme": 3.0, "other": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from consumer.models.device import DeviceThread
 from consumer.models.knees import Knees
 from consumer.models.replies import Call, Request, answer, fail
 from consumer.models.runner import AnyRunner, Pads
-from consumer.models.waiting import Key, Owner, Waiting
+from consumer.models.waiting import EVEN, Key, Owner, Shares, Waiting
 from pipeline_steps.errors import DeviceFailed, DeviceOverloaded, ModelUnavailable
 
 _FIT_SECONDS = 300.0
@@ -63,6 +63,7 @@ class Batcher:
         thread: the device's thread.
         on_batch: told of every batch, on that thread: it must be quick and may not raise.
         on_broken: told, on that thread, why the device answers nobody any more.
+        shares: of the device's time, by tenant.
         clock: monotonic seconds.
     """
 
@@ -72,6 +73,7 @@ class Batcher:
         *,
         on_batch: Callable[[BatchInfo], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
+        shares: Shares = EVEN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._thread = thread
@@ -79,7 +81,7 @@ class Batcher:
         self._on_broken = on_broken
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting = Waiting()
+        self._waiting = Waiting(shares)
         self._halves: deque[_Batch] = deque()
         self._fits: dict[Key, _Fit] = {}
         self._knees = Knees()

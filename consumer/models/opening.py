@@ -103,6 +103,7 @@ async def _open_pool(
             on_batch=told.ran,
             on_broken=told.broke,
             memory=settings.model_memory,
+            shares=settings.tenant_shares,
             cache=cache,
         )
     for model in manifest.models.values():
@@ -116,6 +117,7 @@ async def _open_pool(
         on_batch=told.ran,
         on_broken=told.broke,
         memory=settings.model_memory,
+        shares=settings.tenant_shares,
         warm_up_first=settings.warm_up == "before_ready",
     )
     return devices, await asyncio.to_thread(make, manifest, devices, cache=cache, phases=phases)

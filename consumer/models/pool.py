@@ -19,7 +19,7 @@ from consumer.models.finite import require_numbers
 from consumer.models.manifest import Manifest, ModelEntry
 from consumer.models.residency import DeviceFull, Residency
 from consumer.models.runner import AnyRunner, Prompt
-from consumer.models.waiting import Owner
+from consumer.models.waiting import EVEN, Owner, Shares
 from consumer.ops.tracing import span
 from pipeline_steps.errors import ModelMismatch, ModelUnavailable
 from pipeline_steps.models import ModelKind, Models, ModelSpec
@@ -74,6 +74,7 @@ class ModelPool(ModelCalls):
         memory: bytes that each device may hold for models; lazy ones make room for each other.
         warm_up_first: whether the pinned models are warm before it is ready; otherwise what is asked first
             waits for that, and what they take is measured without it.
+        shares: of each device's time, by tenant.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ModelPool(ModelCalls):
         on_broken: Callable[[str], None] = lambda _: None,
         memory: int | None = None,
         warm_up_first: bool = True,
+        shares: Shares = EVEN,
     ) -> None:
         self._manifest = manifest
         self._loader = loader
@@ -93,7 +95,8 @@ class ModelPool(ModelCalls):
         self._warm_up_first = warm_up_first
         threads = [DeviceThread(device) for device in devices]
         self._lanes = tuple(
-            _Lane(thread, Batcher(thread, on_batch=on_batch, on_broken=on_broken)) for thread in threads
+            _Lane(thread, Batcher(thread, on_batch=on_batch, on_broken=on_broken, shares=shares))
+            for thread in threads
         )
         self._preparers = FairThreads(_PREPARERS, "prepare")
         self._replicas: dict[str, tuple[_Replica, ...]] = {}

@@ -21,6 +21,7 @@ from consumer.models.pool import ModelPool, Place
 from consumer.models.runner import AnyRunner, Prompt, Sought
 from consumer.models.simulated import SimulatedBreak, SimulatedDevice, SimulatedOutOfMemory
 from consumer.models.simulated_answers import answers, without_numbers
+from consumer.models.waiting import EVEN, Shares
 from consumer.models.weight_files import WeightCache
 from pipeline_steps.errors import ModelUnavailable
 
@@ -166,6 +167,7 @@ def simulated_pool(
     on_batch: Callable[[BatchInfo], None] = lambda _: None,
     on_broken: Callable[[str], None] = lambda _: None,
     memory: int | None = None,
+    shares: Shares = EVEN,
     cache: WeightCache | None = None,
 ) -> ModelPool:
     """Return a pool that pretends to have the manifest's models on these devices.
@@ -176,6 +178,7 @@ def simulated_pool(
         on_batch: told of every batch that ran.
         on_broken: told why a device answers nobody any more.
         memory: see `ModelPool`.
+        shares: see `ModelPool`.
         cache: where models' files are fetched from, for devices with `files`.
 
     Raises:
@@ -191,4 +194,5 @@ def simulated_pool(
         on_batch=on_batch,
         on_broken=on_broken,
         memory=memory,
+        shares=shares,
     )

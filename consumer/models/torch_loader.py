@@ -27,6 +27,7 @@ from consumer.models.sam import SamRunner
 from consumer.models.semantic import SemanticRunner
 from consumer.models.threads import limit_threads
 from consumer.models.torch_device import TorchDevice
+from consumer.models.waiting import EVEN, Shares
 from consumer.models.weight_files import CheckedFile, WeightCache
 from consumer.models.weights import Builder, load
 from consumer.ops.phases import Phases
@@ -104,6 +105,7 @@ def torch_pool(
     on_broken: Callable[[str], None] = lambda _: None,
     memory: int | None = None,
     warm_up_first: bool = True,
+    shares: Shares = EVEN,
     phases: Phases | None = None,
 ) -> ModelPool:
     """Return a pool of the manifest's models on torch's devices, and let torch use its share of the CPU only.
@@ -116,6 +118,7 @@ def torch_pool(
         on_broken: see `ModelPool`.
         memory: see `ModelPool`.
         warm_up_first: see `ModelPool`.
+        shares: see `ModelPool`.
         phases: see `TorchLoader`.
 
     Raises:
@@ -134,6 +137,7 @@ def torch_pool(
         on_broken=on_broken,
         memory=memory,
         warm_up_first=warm_up_first,
+        shares=shares,
     )
 
 

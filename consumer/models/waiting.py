@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from heapq import heapify, heappop, heapreplace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from consumer.models.replies import Request
 from consumer.models.runner import AnyRunner
+
+Shares = Mapping[str, float]
+"""Of the device's time, by tenant; who is not named has 1."""
+EVEN: Shares = MappingProxyType({})
 
 _TENANTS = 1000
 """From so many on, those who wait for nothing are forgotten."""
@@ -56,17 +62,23 @@ class Waiting:
     """Everything that waits for one device. Whoever uses it from several threads locks it.
 
     Time on the device is shared by tenants, and a tenant's share by its jobs. Of the tenants that wait, the
-    one that had the least of it is served next, from whichever of its buckets went unserved the longest; what
-    else waits there fills the batch, the tenants by turns. A tenant that comes back starts level with those
-    who waited: what it did not use it does not get later.
+    one that had the least of it, for its share, is served next, from whichever of its buckets went unserved
+    the longest; what else waits there fills the batch, the tenants by turns. A tenant that comes back starts
+    level with those who waited: what it did not use it does not get later.
+
+    Args:
+        shares: whose time counts for less, or for more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shares: Shares = EVEN) -> None:
+        self._shares: Mapping[Any, float] = shares
         self._buckets: OrderedDict[Key, Bucket] = OrderedDict()
         self._count: Counter[Hashable] = Counter()
         self._had: dict[Hashable, float] = {}
-        """Seconds on the device of each tenant that waits, above a level that all of them have."""
+        """Seconds on the device of each tenant that waits, over its share, above a level that all have."""
         self._level = 0.0
+        self._each = 0.0
+        """Seconds that each item of the last batch took."""
 
     def __len__(self) -> int:
         return self._count.total()
@@ -90,17 +102,24 @@ class Waiting:
         raise AssertionError(f"tenant {tenant!r} waits nowhere")
 
     def take(self, key: Key, most: int) -> list[tuple[Hashable, Request]]:
-        """Remove and return up to `most` items of a bucket that are still waited for, with their tenants."""
+        """Remove and return up to `most` items of a bucket that are still waited for, with their tenants.
+
+        Each goes to whoever had least by then, if an item takes as long as one of the last batch did.
+        """
         bucket = self._buckets.pop(key)
         taken: list[tuple[Hashable, Request]] = []
-        while bucket.tenants and len(taken) < most:
-            for tenant in sorted(bucket.tenants, key=self._had.__getitem__):
-                if len(taken) == most:
-                    break
-                request = bucket.pop(tenant)
-                self._forget(tenant)
-                if not request.call.over:
-                    taken.append((tenant, request))
+        turns = [(self._had[tenant], 0, number, tenant) for number, tenant in enumerate(bucket.tenants)]
+        heapify(turns)
+        while turns and len(taken) < most:
+            had, given, number, tenant = turns[0]
+            request = bucket.pop(tenant)
+            self._forget(tenant)
+            if tenant in bucket.tenants:
+                heapreplace(turns, (had + self._each / self._share(tenant), given + 1, number, tenant))
+            else:
+                heappop(turns)
+            if not request.call.over:
+                taken.append((tenant, request))
         if bucket.tenants:
             self._buckets[key] = bucket  # behind the others
         return taken
@@ -108,8 +127,10 @@ class Waiting:
     def charge(self, tenants: Iterable[Hashable], seconds: float) -> None:
         """Note that a batch of these tenants' items, one entry for each, took so long."""
         items = Counter(tenants)
+        self._each = seconds / max(1, items.total())
         for tenant, count in items.items():
-            self._had[tenant] = self._had.get(tenant, self._level) + seconds * count / items.total()
+            took = seconds * count / items.total() / self._share(tenant)
+            self._had[tenant] = self._had.get(tenant, self._level) + took
         if len(self._had) > _TENANTS:  # names that messages choose must not pile up
             self._had = {t: had for t, had in self._had.items() if t in self._count or had > self._level}
 
@@ -125,6 +146,9 @@ class Waiting:
         self._buckets.clear()
         self._count.clear()
         return left
+
+    def _share(self, tenant: Hashable) -> float:
+        return self._shares.get(tenant, 1.0)
 
     def _forget(self, tenant: Hashable) -> None:
         self._count[tenant] -= 1

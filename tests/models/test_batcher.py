@@ -186,6 +186,46 @@ def test_who_had_the_least_of_the_device_is_in_the_next_batch(
     asyncio.run(scenario())
 
 
+@given(
+    share=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0, 7.5]),
+    largest=st.integers(1, 8),
+    shapes=st.integers(1, 2),
+)
+@settings(deadline=None, max_examples=50)
+def test_tenants_that_wait_all_the_time_get_their_shares_of_the_device(
+    share: float, largest: int, shapes: int
+) -> None:
+    waiting, runner = Waiting({"acme": share}), SimulatedRunner(largest=largest)
+    had = Counter[Hashable]()
+
+    async def scenario() -> None:
+        for tenant in ("acme", "other"):
+            for position in range(1000):
+                key = Key("m", position % shapes)
+                waiting.add(key, runner, Owner(tenant, None), Request(Call(1), position, None, 0.0))
+        while had.total() < 500:
+            following = waiting.next_key()
+            assert following
+            tenants = [tenant for tenant, _ in waiting.take(following[0], largest)]
+            waiting.charge(tenants, float(len(tenants)))
+            had.update(tenants)
+
+    asyncio.run(scenario())
+
+    # Nobody is further behind than what one batch gives, and its share.
+    assert abs(had["acme"] / share - had["other"]) <= largest * (1 + 1 / share)
+
+
+def test_a_share_that_is_not_used_goes_to_the_others() -> None:
+    async def scenario() -> None:
+        waiting, runner = Waiting({"acme": 100.0}), SimulatedRunner()
+        for position in range(3):
+            waiting.add(Key("m", None), runner, Owner("other", None), Request(Call(1), position, None, 0.0))
+        assert [tenant for tenant, _ in waiting.take(Key("m", None), 8)] == ["other"] * 3
+
+    asyncio.run(scenario())
+
+
 def test_a_tenant_that_comes_back_does_not_get_the_time_it_did_not_use() -> None:
     async def scenario() -> None:
         waiting, runner = Waiting(), SimulatedRunner()
