@@ -2,7 +2,8 @@
 
 Three rules:
 
-1. The last free slot goes to a tenant that has none. So a newcomer never waits for somebody else's run.
+1. The last free slot goes to a tenant that has none. So beside one tenant's backlog a newcomer waits for
+   nobody's run; where several tenants have all slots, for the first that ends.
 2. A newcomer may be behind a hundred messages of a tenant that has its share. While they cannot begin, more
    is pulled than there are slots, and looked at, until there is nothing left or somebody may begin.
 3. What cannot begin soon is handed back, and comes again after half the time until its turn, as far as that

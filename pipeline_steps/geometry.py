@@ -90,6 +90,33 @@ class Groups:
     """How many each keeper takes."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Boxes by descending score."""
+
+    boxes: Boxes
+    sizes: Boxes
+    """Their areas."""
+    scores: Reals
+    kinds: Rows | None
+
+    def overlapping(self, one: Rows, other: Rows, threshold: float, metric: Metric) -> tuple[Rows, Rows]:
+        """Return those of the pairs that are of one kind and overlap by at least `threshold`."""
+        if self.kinds is not None:
+            alike = self.kinds[one] == self.kinds[other]
+            one, other = one[alike], other[alike]
+        # `take`, and not `boxes[one]`: it copies rows several times as fast.
+        first, second = ((self.boxes.take(row, 0), self.sizes.take(row)) for row in (one, other))
+        enough = _overlap(*first, *second, metric) >= threshold
+        return one[enough], other[enough]
+
+    def of_chains(self, one: Rows, other: Rows) -> tuple[Rows, Rows]:
+        """Return those of which the first is scored higher than the second, or is its twin."""
+        higher = self.scores[one] > self.scores[other]
+        may = higher | (self.boxes[one] == self.boxes[other]).all(axis=1)
+        return one[may], other[may]
+
+
 def absorb(
     xyxy: Reals,
     score: Reals,
@@ -121,8 +148,7 @@ def absorb(
     """
     order = best_first(xyxy, score)
     boxes = xyxy[order].astype(np.float32)
-    sizes, scores = _area32(boxes), score[order]
-    kinds = None if kind is None else kind[order]
+    ranked = _Ranked(boxes, _area32(boxes), score[order], None if kind is None else kind[order])
     free = np.ones(len(boxes), np.bool_)
     keeper = [_FREE] * len(boxes)
     claimed: list[int] = []
@@ -137,15 +163,9 @@ def absorb(
         answered, one, other = near.meeting(asked, PAIRS_AT_ONCE)
         asked = asked[:answered]
         can = (other > one) & free[other]
-        if kinds is not None:
-            can &= kinds[one] == kinds[other]
-        one, other = one[can], other[can]
-        # `take`, and not `boxes[one]`: it copies rows several times as fast.
-        pairs = (boxes.take(one, 0), sizes.take(one), boxes.take(other, 0), sizes.take(other))
-        enough = _overlap(*pairs, metric) >= threshold
+        one, other = ranked.overlapping(one[can], other[can], threshold, metric)
         if chains:
-            enough &= (scores[one] > scores[other]) | (boxes[one] == boxes[other]).all(axis=1)
-        one, other = one[enough], other[enough]
+            one, other = ranked.of_chains(one, other)
         by_turn = np.argsort(one * len(order) + (order[other] if chains else other))
         taken = _claim(asked, one[by_turn], other[by_turn], keeper, chains=chains)
         free[taken] = False

@@ -14,7 +14,7 @@ from torch.nn import functional
 from consumer.models.sam import encoder
 from consumer.models.sam.attention import FoldedAttention
 from consumer.models.sam.decoder import Decoder, Doubling
-from consumer.models.sam.encoder import encode
+from consumer.models.sam.encoder import encode, unwindowed, windowed
 from consumer.models.sam.pictures import shown
 from consumer.models.sam.stretch import BLOCK, sam_stretch
 from pipeline_steps.errors import InvalidInput
@@ -62,6 +62,23 @@ def test_what_places_see_in_tokens_is_folded_into_the_tokens(attention: Attentio
 
     expected = picture + attention(q=x.expand(PROMPTS, -1, -1), k=k, v=v)
     torch.testing.assert_close(added, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (6, 9)])
+def test_windows_are_stocks_and_go_back_to_where_they_were(size: tuple[int, int]) -> None:
+    heads, channels, rows, columns = 2, 5, *size
+    down, across = 6 // rows, 9 // columns
+    qkv = torch.randn(2, 6, 9, 3 * heads * channels)
+
+    parts = windowed(qkv, size, heads)
+
+    for part, wanted in zip(parts, qkv.chunk(3, 3), strict=True):
+        cut = wanted.unfold(1, rows, rows).unfold(
+            2, columns, columns
+        )  # windows, as stock's partition has them
+        expected = cut.reshape(2 * down * across, heads, channels, rows * columns).transpose(2, 3)
+        torch.testing.assert_close(part, expected, atol=0, rtol=0)
+        torch.testing.assert_close(unwindowed(part, size, (down, across)), wanted, atol=0, rtol=0)
 
 
 def test_a_transposed_convolution_of_stride_two_is_a_matrix_for_each_place() -> None:

@@ -23,6 +23,8 @@ from pipeline_steps.artifacts import Mask
 _BLOCKS_AT_ONCE = 512
 """2 MB of floats: they stay in the cache."""
 _MASKS_AT_ONCE = 16
+_LOOSE, _MASK, _STRICT = range(3)
+"""Levels that pixels are counted above: threshold - offset, threshold, threshold + offset."""
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -78,10 +80,21 @@ class _Blocks(NamedTuple):
     row: Ints
     column: Ints
     counts: Ints
-    """(n, 3): pixels above threshold - offset, threshold, threshold + offset."""
+    """(n, 3): pixels above each level."""
     edges: Ints
     """(n, 4): first column, first row, end column, end row of those above the threshold, in the block."""
     bits: Bytes
+
+    def of(self, rows: slice | npt.NDArray[np.bool_]) -> _Blocks:
+        """Return some of them."""
+        return _Blocks(
+            self.mask[rows],
+            self.row[rows],
+            self.column[rows],
+            self.counts[rows],
+            self.edges[rows],
+            self.bits[rows],
+        )
 
 
 def sketch(logits: Tensor, rows: Stretch, columns: Stretch, threshold: float, offset: float = 0) -> Sketched:
@@ -106,19 +119,19 @@ def _sketch(logits: Tensor, rows: Stretch, columns: Stretch, threshold: float, o
     crossed = ~above & torch.stack([high > level for level in levels])
     undecided = crossed.any(0)
     where = undecided.nonzero()
-    blocks = _looked_at(logits, rows, columns, levels, where, crossed[1][undecided])
+    blocks = _looked_at(logits, rows, columns, levels, where, crossed[_MASK][undecided])
     sizes = (rows.sizes[:, None] * columns.sizes).cpu().numpy()
     inside = (above & ~undecided).cpu().numpy()
     counts = (inside * sizes).sum((2, 3))
-    for level in range(3):
+    for level in (_LOOSE, _MASK, _STRICT):
         counts[level] += _total(blocks, blocks.counts[:, level], len(logits))
     with np.errstate(invalid="ignore"):
         # As stock divides: both as float32, which above 2^24 is not every number.
-        stability = counts[2].astype(np.float32) / counts[0].astype(np.float32)
-    starts = np.searchsorted(blocks.mask, np.arange(len(logits) + 1))
-    pixels = (columns.pixels, rows.pixels)
+        stability = counts[_STRICT].astype(np.float32) / counts[_LOOSE].astype(np.float32)
+    ends = np.searchsorted(blocks.mask, np.arange(len(logits) + 1))
+    corner = (columns.pixels, rows.pixels)
     sketches = [
-        _one(blocks, slice(starts[i], starts[i + 1]), int(counts[1, i]), inside[1, i], sizes, pixels)
+        _one(blocks.of(slice(*ends[i : i + 2])), int(counts[_MASK, i]), inside[_MASK, i], sizes, corner)
         for i in range(len(logits))
     ]
     return Sketched(sketches, stability)
@@ -147,8 +160,8 @@ def _looked_at(
     for start in range(0, len(where), _BLOCKS_AT_ONCE):
         some = slice(start, start + _BLOCKS_AT_ONCE)
         values = _pixels(logits, rows, columns, where[some])
-        above = values > levels[1]
-        each = [above if level == levels[1] else values > level for level in levels]
+        above = values > levels[_MASK]
+        each = [above if level == levels[_MASK] else values > level for level in levels]
         counts[some] = torch.stack([_count(bits) for bits in each], 1).cpu().numpy()
         edge = on_edge[some]
         there = above[edge].cpu().numpy()
@@ -192,46 +205,43 @@ def _total(blocks: _Blocks, values: Ints, masks: int) -> Ints:
 
 
 def _one(
-    blocks: _Blocks,
-    mine: slice,
-    area: int,
-    inside: npt.NDArray[np.bool_],
-    sizes: Ints,
-    pixels: tuple[int, int],
+    blocks: _Blocks, area: int, inside: npt.NDArray[np.bool_], sizes: Ints, corner: tuple[int, int]
 ) -> Sketch:
     """Return one mask's sketch.
 
     Args:
-        blocks: of all masks.
-        mine: which of them are this one's.
+        blocks: those that a level of this mask goes through.
         area: its pixels.
-        inside: (block rows, block columns): which were decided to be.
+        inside: (block rows, block columns): which others are all above its threshold.
         sizes: likewise, the pixels of each block.
-        pixels: the picture's width and height.
+        corner: the picture's width and height.
     """
-    row, column, count = blocks.row[mine], blocks.column[mine], blocks.counts[mine, 1]
-    filled = inside.copy()
-    whole = count == sizes[row, column]
-    filled[row[whole], column[whole]] = True
-    on_edge = (count > 0) & ~whole
-    row, column = row[on_edge], column[on_edge]
-    places = blocks.edges[mine][on_edge] + np.stack([column, row, column, row], 1) * BLOCK
-    full_rows, full_columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
-    if len(full_rows):
-        corners = [full_columns[0], full_rows[0], full_columns[-1] + 1, full_rows[-1] + 1]
-        places = np.concatenate([places, np.minimum(np.array([corners]) * BLOCK, pixels * 2)])
-    if not len(places):
-        none = np.zeros(0, np.int64)
-        return Sketch(0, (0, 0, 0, 0), filled[:0, :0], (0, 0), (none, none), blocks.bits[:0])
-    left, top = places[:, :2].min(0).tolist()
-    right, bottom = places[:, 2:].max(0).tolist()
+    count = blocks.counts[:, _MASK]
+    is_whole = count == sizes[blocks.row, blocks.column]
+    whole = inside.copy()
+    whole[blocks.row[is_whole], blocks.column[is_whole]] = True
+    edge = blocks.of((count > 0) & ~is_whole)
+    boxes = np.concatenate([_boxes(edge), _box_around(whole, corner)])
+    if not len(boxes):
+        nowhere = (edge.row, edge.column)
+        return Sketch(0, (0, 0, 0, 0), whole[:0, :0], (0, 0), nowhere, edge.bits)
+    left, top = boxes[:, :2].min(0).tolist()
+    right, bottom = boxes[:, 2:].max(0).tolist()
     first, start = top // BLOCK, left // BLOCK
-    around = filled[first : -(-bottom // BLOCK), start : -(-right // BLOCK)]
-    return Sketch(
-        area,
-        (left, top, right, bottom),
-        around.copy(),
-        (first, start),
-        (row - first, column - start),
-        blocks.bits[mine][on_edge],
-    )
+    around = whole[first : -(-bottom // BLOCK), start : -(-right // BLOCK)]
+    at = (edge.row - first, edge.column - start)
+    return Sketch(area, (left, top, right, bottom), around.copy(), (first, start), at, edge.bits)
+
+
+def _boxes(edge: _Blocks) -> Ints:
+    """Return the box of what is set in each block, in the picture, (n, 4)."""
+    return edge.edges + np.stack([edge.column, edge.row, edge.column, edge.row], 1) * BLOCK
+
+
+def _box_around(whole: npt.NDArray[np.bool_], corner: tuple[int, int]) -> Ints:
+    """Return the box of the blocks that are set from end to end, in the picture, (1, 4); (0, 4) for none."""
+    rows, columns = np.flatnonzero(whole.any(1)), np.flatnonzero(whole.any(0))
+    if not len(rows):
+        return np.zeros((0, 4), np.int64)
+    box: Ints = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]) * BLOCK
+    return box.clip(max=corner * 2)  # the last blocks may be smaller

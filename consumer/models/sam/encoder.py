@@ -54,17 +54,36 @@ def _attended(attention: Any, x: Tensor, window: int) -> Tensor:
         filled[:] = 0.0 if attention.qkv.bias is None else attention.qkv.bias
         filled[:, :height, :width] = qkv
         qkv = filled
-    qkv = qkv.view(n, down, rows, across, columns, 3, attention.num_heads, -1)
-    q, k, v = (
-        qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)
-        .contiguous()
-        .view(3, n * down * across, attention.num_heads, rows * columns, -1)
-    )
+    q, k, v = windowed(qkv, (rows, columns), attention.num_heads)
     mixed = _heads(attention, q, k, v, (rows, columns))
-    mixed = mixed.view(n, down, across, attention.num_heads, rows, columns, -1)
-    mixed = mixed.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, down * rows, across * columns, -1)
-    projected: Tensor = attention.proj(mixed[:, :height, :width])
+    joined = unwindowed(mixed, (rows, columns), (down, across))
+    projected: Tensor = attention.proj(joined[:, :height, :width])
     return projected
+
+
+def windowed(qkv: Tensor, size: tuple[int, int], heads: int) -> Tensor:
+    """Return the windows of (n, height, width, 3 * heads * channels), of `size` (rows, columns).
+
+    They are (3, windows, heads, tokens, channels): queries, keys and values, window by window.
+    """
+    n, height, width, _ = qkv.shape
+    rows, columns = size
+    picture, down, row, across, column, part, head, channel = range(8)
+    axes = qkv.view(n, height // rows, rows, width // columns, columns, 3, heads, -1)
+    moved = axes.permute(part, picture, down, across, head, row, column, channel).contiguous()
+    return moved.view(3, -1, heads, rows * columns, moved.shape[-1])
+
+
+def unwindowed(mixed: Tensor, size: tuple[int, int], windows: tuple[int, int]) -> Tensor:
+    """Return (n, height, width, heads * channels) of `windows` (down, across) that are side by side.
+
+    The way back from one of `windowed`'s three.
+    """
+    (rows, columns), (windows_down, windows_across) = size, windows
+    picture, down, across, head, row, column, channel = range(7)
+    axes = mixed.view(-1, windows_down, windows_across, mixed.shape[1], rows, columns, mixed.shape[-1])
+    moved = axes.permute(picture, down, row, across, column, head, channel)
+    return moved.reshape(len(axes), windows_down * rows, windows_across * columns, -1)
 
 
 def _heads(attention: Any, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
