@@ -39,7 +39,8 @@ measures.
 - In brackets stands the interval in which the median lies nine times of ten (bootstrap). A target is met when
   the *worse end* of the interval meets it. A figure without brackets was counted, composed, or measured once.
 - A *control* is the same code against itself: what it is off by is what a figure can be off by. When it is
-  off by more than 5 %, or others use the machine, nothing is reported.
+  off by more than 5 %, or others use the machine when a program begins, nothing is reported. What takes no
+  turns, or is counted, has no control.
 - Peers are installed from the package index into an environment of their own (`make peers`), and used as
   their documentation says, with the settings at which they are fastest. segment-anything and Google's client
   are libraries of ours too: where they are measured alone (c, d), they run in our environment.
