@@ -11,13 +11,15 @@ figures. It needs no torch, no cluster and no quiet machine. All sides meet the 
   mix), once with 20.
 
 Both see what they would see: Pub/Sub counts every 60 s and shows it 120 s later; workers are scraped, and
-rules evaluated, every 30 s; a new pod needs four to seven minutes. Scenarios:
+rules evaluated, every 30 s, and a rule reads what another one recorded 30 s before; Kubernetes looks every
+15 s; a new pod needs four to seven minutes. A count per pod needs no rules. Scenarios:
 
   steady     two photos a second for three hours, what five pods do at 80 %
   burst      3000 photos within a minute, on top of a few
   heavy      500 pictures of 30 s each, where the usual photo needs 2 s
   loss       the steady load; half of the pods vanish at once
   outage     the steady load; the backend is away for 40 minutes
+  both       the same, and half of the pods vanish meanwhile: their successors have not met the outage yet
   long       16 runs of 20 minutes each, longer than a drain
 
 For each: how long photos took from publish to ack, how many pods there were, the hours they were paid for,
@@ -28,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,40 +38,23 @@ from random import Random
 
 from benchmarks.autoscaling_plot import write_page, write_picture
 from benchmarks.autoscaling_site import PLAIN, SLOTS, SYNC, Autoscaler, Behaviour, Policy, Site
+from benchmarks.autoscaling_watch import COUNTED, GUESS, RULES, Seen, Watcher
 from benchmarks.method import RESULTS
 
-TARGET, UTILISATION, PATIENCE, GUESS = 300.0, 0.8, 600.0, 2.0
+TARGET, UTILISATION, PATIENCE = 300.0, 0.8, 600.0
 """The same figures as in `k8s/monitoring/scaler.yaml`; a test compares them."""
 RECOMMENDED = Behaviour(up=Policy(4, 100, 60), down=Policy(1, 25, 60), window=300)
 LEAST, MOST = 1, 12
 HOURS = 3.0
-_COUNTED, _SHOWN, _RULES = 60, 120, 30
-"""Seconds: how often Pub/Sub counts, how much later it says so, and how often rules are evaluated."""
-_FEW = 20
 _SETTLED = 300
 """Seconds after which it is left to itself: who begins without a past would send everybody home."""
 _NOTED = 120
 """Seconds between two points of the picture."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What there is to see of a site: the backlog as Pub/Sub shows it, the rest as workers export it."""
-
-    backlog: int
-    age: float
-    busy: float
-    """Of devices, over two minutes."""
-    slots_busy: int
-    pods: int
-    per_message: float
-    is_paused: bool
-    protected: int
-
-
 def wanted(seen: Seen) -> list[float]:
     """Return what the rules say: pods wanted, and pods to protect."""
-    if seen.is_paused:
+    if seen.is_held:  # the rules give no number, and Kubernetes stays at the one it has
         return [float(seen.pods), float(seen.protected)]
     for_load = max(seen.busy, seen.slots_busy / SLOTS) / UTILISATION
     return [for_backlog(seen) + for_load, float(seen.protected)]
@@ -89,7 +73,7 @@ def for_backlog(seen: Seen) -> float:
 
 def per_pod(messages: int) -> Callable[[Seen], list[float]]:
     """Return the usual signal: so many undelivered messages are worth a pod."""
-    return lambda seen: [seen.backlog / messages]
+    return lambda seen: [seen.shown / messages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +114,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "heavy": Scenario(photos=0.2, pods=1, burst=(500, 30.0)),
     "loss": Scenario(photos=2.0, pods=5, loses=3),
     "outage": Scenario(photos=2.0, pods=5, outage=(3600.0, 6000.0)),
+    "both": Scenario(photos=2.0, pods=5, loses=3, outage=(3000.0, 5400.0)),
     "long": Scenario(photos=0.2, pods=1, burst=(16, 1200.0)),
 }
 
@@ -157,49 +142,6 @@ class Run:
     pods: list[tuple[float, float]] = field(default_factory=list)
 
 
-class Watcher:
-    """Sees a site with the delays there are."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._counts: list[tuple[float, int, float]] = [(-math.inf, 0, 0.0)]
-        self._totals: list[tuple[float, float, int]] = []
-
-    def count(self, now: float) -> None:
-        """Let Pub/Sub count."""
-        waiting = self._site.waiting
-        age = now - min((message.published for message in waiting), default=now)
-        self._counts.append((now, len(waiting), age))
-
-    def look(self, now: float) -> Seen:
-        """Scrape workers, and evaluate rules."""
-        site = self._site
-        self._totals.append((now, site.busy, len(site.done)))
-        _, backlog, age = next(it for it in reversed(self._counts) if it[0] <= now - _SHOWN)
-        recent = self._since(now - 120)
-        staying = [pod for pod in site.pods if not pod.is_leaving]
-        return Seen(
-            backlog=backlog,
-            age=age,
-            busy=(site.busy - recent[1]) / max(now - recent[0], _RULES),
-            slots_busy=sum(len(pod.hand) for pod in site.pods),
-            pods=len(staying),
-            per_message=self._per_message(now),
-            is_paused=site.is_out,
-            protected=sum(pod.is_to_be_protected for pod in staying),
-        )
-
-    def _per_message(self, now: float) -> float:
-        for window in (1800, 86400):
-            _, busy, done = self._since(now - window)
-            if len(self._site.done) - done >= _FEW:
-                return max(0.05, (self._site.busy - busy) / (len(self._site.done) - done))
-        return GUESS
-
-    def _since(self, when: float) -> tuple[float, float, int]:
-        return next((it for it in self._totals if it[0] >= when), self._totals[-1])
-
-
 def usual(random: Random) -> float:
     """Return what a photo of the usual mix needs: 1 s, and one of ten 11 s."""
     return 11.0 if random.random() < 0.1 else 1.0
@@ -218,9 +160,9 @@ def simulate(scenario: str, side: str, seed: int, hours: float = HOURS) -> Run:
         site.is_out = what.outage[0] <= now < what.outage[1]
         if now == 3600:
             site.lose(now, what.loses)
-        if now % _COUNTED == 0:
+        if now % COUNTED == 0:
             watcher.count(now)
-        if now % _RULES == 0:
+        if now % RULES == 0:
             seen = watcher.look(now)
             values = how.signal(seen) if now >= _SETTLED else values
         if now % SYNC == 0:

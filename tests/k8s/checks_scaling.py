@@ -83,6 +83,18 @@ def the_scaler_asks_for_what_is_recorded_or_exported(it: Manifests) -> Iterator[
 
 
 @check
+def without_a_number_nothing_changes(it: Manifests) -> Iterator[str]:
+    """The rules give none during an outage: it has to be an error, and no other number may take its place."""
+    for scaler in it.all("ScaledObject"):
+        if "fallback" in scaler["spec"]:
+            yield f"fallback {scaler['spec']['fallback']}"
+        for trigger in scaler["spec"]["triggers"]:
+            metadata = trigger["metadata"]
+            if "pods_wanted" in metadata["query"] and metadata.get("ignoreNullValues") != "false":
+                yield f"trigger {trigger['name']}: no answer reads 0"
+
+
+@check
 def the_scaler_alone_says_how_many_workers_there_are(it: Manifests) -> Iterator[str]:
     for scaler in it.all("ScaledObject"):
         name = scaler["spec"]["scaleTargetRef"]["name"]

@@ -13,12 +13,23 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import autoscaling, autoscaling_plot
-from benchmarks.autoscaling import SCENARIOS, SIDES, Seen, Watcher, main, simulate, wanted
+from benchmarks import autoscaling_plot
+from benchmarks.autoscaling import SCENARIOS, SIDES, main, simulate, wanted
 from benchmarks.autoscaling_site import PLAIN, Autoscaler, Behaviour, Policy, Site, proposal
+from benchmarks.autoscaling_watch import GUESS, Seen, Watcher
 from tests.command import ROOT
 
-SEEN = Seen(backlog=800, age=100, busy=0.5, slots_busy=1, pods=1, per_message=3, is_paused=False, protected=0)
+SEEN = Seen(
+    shown=900,
+    backlog=800,
+    age=100,
+    busy=0.5,
+    slots_busy=1,
+    pods=1,
+    per_message=3,
+    is_held=False,
+    protected=0,
+)
 
 
 def test_the_signal_is_that_of_the_rules() -> None:
@@ -29,7 +40,7 @@ def test_the_signal_is_that_of_the_rules() -> None:
 def test_an_old_backlog_counts_more_and_an_outage_holds() -> None:
     assert wanted(dataclasses.replace(SEEN, age=900))[0] == pytest.approx(15.625)
     assert wanted(dataclasses.replace(SEEN, age=9000))[0] == pytest.approx(20.625)
-    assert wanted(dataclasses.replace(SEEN, is_paused=True, pods=4)) == [4, 0]
+    assert wanted(dataclasses.replace(SEEN, is_held=True, pods=4)) == [4, 0]
 
 
 @pytest.mark.parametrize(
@@ -132,9 +143,48 @@ def test_who_watches_sees_the_backlog_as_late_as_pubsub_tells() -> None:
         site.publish(10, 1.0)
     watcher.count(60)
 
-    assert watcher.look(150).backlog == 0
-    assert watcher.look(180).backlog == 50
-    assert watcher.look(180).per_message == autoscaling.GUESS
+    assert watcher.look(150).shown == 0
+    assert watcher.look(180).shown == 50
+    assert watcher.look(180).per_message == GUESS
+
+
+def test_the_scaler_sees_it_later_by_the_rules_between() -> None:
+    site = site_with(1, *[100.0] * 5)
+    watcher = Watcher(site)
+    watcher.count(60)
+
+    seen = {}
+    for now in range(0, 300, 30):
+        run(site, 30, start=now)
+        seen[now] = watcher.look(now)
+
+    # Two rules stand between Pub/Sub's figure and the last one, and one between the load and it.
+    assert next(now for now, it in seen.items() if it.shown == 5) == 180
+    assert next(now for now, it in seen.items() if it.backlog == 5) == 240
+    assert seen[0].busy == 0
+    assert seen[30].busy == 0
+    assert seen[60].busy > 0
+
+
+def test_a_pod_that_begins_in_an_outage_does_not_end_the_hold() -> None:
+    site = site_with(2)
+    watcher = Watcher(site)
+    site.is_out = True
+    assert watcher.look(0).is_held
+
+    site.lose(10, 1)
+    site.scale(10, 3)
+    assert watcher.look(30).is_held
+    site.is_out = False
+    assert watcher.look(150).is_held
+    assert not watcher.look(180).is_held
+
+
+def test_in_an_outage_the_pods_stay_as_many_also_when_some_are_lost() -> None:
+    pods = dict(simulate("both", "ours", seed=1).pods)
+
+    assert {count for at, count in pods.items() if 3120 <= at <= 5400} == {pods[3120]}
+    assert max(count for at, count in pods.items() if at > 5400) > pods[3120]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -56,3 +56,35 @@ def test_prometheus_understands_every_query(tmp_path: Path) -> None:
     (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": asked}]}))
 
     assert f"{len(asked)} rules found" in promtool("check", "rules", "queries.yaml", folder=tmp_path)
+
+
+def _price(folder: Path, devices: dict[str, str], expected: float) -> None:
+    """Check, roughly, what a photo costs; a device costs 1 an hour, half a photo is done a second."""
+    [asked] = [it.expression for it in queries() if it.legend == "a photo"]
+    done = 'mlworker_messages_total{namespace="mlworker",pod="a",outcome="succeeded"}'
+    there = {f'mlworker_devices{{namespace="mlworker",pod="{pod}"}}': said for pod, said in devices.items()}
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": name, "values": said} for name, said in {done: "0+30x60", **there}.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": f"round({asked} / {expected!r}, 0.05)",
+                "eval_time": "40m",
+                "exp_samples": [{"labels": "{}", "value": 1}],
+            }
+        ],
+    }
+    (folder / "price.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    promtool("test", "rules", "price.yaml", folder=folder)
+
+
+def test_a_device_costs_for_as_long_as_it_was_there(tmp_path: Path) -> None:
+    hour = 1 / 1800  # over the photos of an hour
+
+    _price(tmp_path, {"a": "1x60"}, hour)
+    _price(tmp_path, {"a": "1x60", "b": "1x60"}, 2 * hour)
+    # Gone for 25 of the 30 minutes; and none at all for half of them.
+    _price(tmp_path, {"a": "1x60", "b": "1x14 stale _x40"}, 7 / 6 * hour)
+    _price(tmp_path, {"a": "1x24 stale _x40"}, hour / 2)
