@@ -86,8 +86,8 @@ QUESTIONS = (
         "How much memory does a photo need?",
         "What a process that is ready and holds the photo's file grows by at its peak, as the kernel counts "
         "it; beside Pillow, SAHI and stock SAM. A process that is ready has some memory left over from "
-        "warming up, in which a small photo finds room: so it may grow by less than the pixels. For SAM: what "
-        "is added to the decoded photo.",
+        "warming up, in which a small photo finds room: so it may grow by less than the pixels. For SAM: "
+        "what is added to the decoded photo.",
         (Program("f_memory", 1), Program("f_sam", 1)),
     ),
     Question(
