@@ -1,7 +1,7 @@
-"""What of the shipped example is left in manifests: `kubectl kustomize k8s/overlays/prod | python -m tools.check_site`.
+"""What of the shipped example is left: `kubectl kustomize k8s/overlays/prod | python -m tools.check_site`.
 
-The overlays come filled in with a site that is nobody's, so that they can be read, rendered and tested as they are.
-This names every value of it that is still there, and fails until none is.
+The overlays come filled in with a site that is nobody's, so that they can be read, rendered and tested. This
+names every value of it that is still there, and fails until none is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXAMPLE = (
     "REGION-docker.pkg.dev/PROJECT",
     "set-by-site",
 )
-"""Words of the example: its projects with their numbers, its backend, its image, and what no overlay filled in."""
+"""Its projects and their numbers, its backend, its image, and what the base leaves to overlays."""
 NO_DIGEST = "0" * 64
 """What stands in `models.yaml` where the sha256 of a file of yours belongs."""
 
