@@ -21,8 +21,6 @@ export BUILDAH_ISOLATION=chroot
 wanted=$(sed -n 's/^ARG PYTHON=[^:]*:\([0-9]*\.[0-9]*\).*/\1/p' Dockerfile)
 here=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info[:2]))')
 [[ $wanted == "$here" ]] || impossible "the Dockerfile wants Python $wanted, $python is $here"
-# A container whose own files are an overlay takes no second one.
-buildah info > /dev/null 2>&1 || export STORAGE_DRIVER=vfs
 
 scratch=$(mktemp -d)
 base='' container=''
