@@ -52,7 +52,7 @@ def test_a_message_leaves_one_trace_from_its_publisher_to_its_ack(play, traces, 
         spans = {span.id: span for span in traces.of(trace)}
         [root] = [span for span in spans.values() if span.parent == sent.id]
 
-        # Nobody's parent is missing: only the publisher has none. And no span of the worker's lasts longer than
+        # Nobody's parent is missing: only the publisher has none. No span of the worker's lasts longer than
         # the one it is a part of.
         assert [span for span in spans.values() if span.parent not in spans] == [sent]
         assert (sent.parent, sent.resource["service.name"]) == ("", "backend")
