@@ -80,9 +80,9 @@ def test_keda_comes_before_what_needs_it_and_is_new_enough() -> None:
 
 def test_pools_are_made_where_their_gpu_is_to_be_had() -> None:
     [pool] = by_hand("gcloud", "container", "node-pools", "create")
-    [zones] = by_hand("gcloud", "compute", "accelerator-types", "list")
-    kind = re.search(r"type=([a-z0-9-]+)", flags(pool)["--accelerator"])
+    listed = [flags(words)["--filter"] for words in by_hand("gcloud", "compute", "accelerator-types", "list")]
+    kinds = re.findall(r"--accelerator=type=([a-z0-9-]+)", FILE.read_text())
 
     assert flags(pool)["--node-locations"] == "$ZONES"
-    assert kind
-    assert f"name={kind[1]} AND zone~$REGION" == flags(zones)["--filter"]
+    assert len(kinds) == 2
+    assert listed == [f"name={kind} AND zone~$REGION" for kind in kinds]
