@@ -7,18 +7,20 @@
 # Everything else is real: every instruction, the hashes of the other packages, the wheel, the user.
 #
 # With --twice it is built a second time from nothing, and the layers have to be the same to the last bit.
+# Where it cannot be built at all, the exit code is 77.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-.venv/bin/python}
 tag=localhost/mlworker-try
-command -v buildah > /dev/null || { echo "buildah is not installed: apt-get install buildah" >&2; exit 2; }
+impossible() { echo "$*" >&2; exit 77; }
+command -v buildah > /dev/null || impossible "buildah is not installed: apt-get install buildah"
 # No container runtime is needed, and none of the kernel's features that are closed to builds in containers.
 export BUILDAH_ISOLATION=chroot
 
 wanted=$(sed -n 's/^ARG PYTHON=[^:]*:\([0-9]*\.[0-9]*\).*/\1/p' Dockerfile)
 here=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info[:2]))')
-[[ $wanted == "$here" ]] || { echo "the Dockerfile wants Python $wanted, $python is $here" >&2; exit 2; }
+[[ $wanted == "$here" ]] || impossible "the Dockerfile wants Python $wanted, $python is $here"
 
 scratch=$(mktemp -d)
 base='' container=''
@@ -30,8 +32,7 @@ trap cleanup EXIT
 
 # ---- the base image
 
-base=$(buildah from scratch)
-root=$(buildah mount "$base")
+base=$(buildah from scratch) && root=$(buildah mount "$base") || impossible "buildah may not build here"
 
 # Copies files with the libraries they are linked to, to where they are here.
 copy() {

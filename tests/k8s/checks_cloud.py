@@ -38,6 +38,15 @@ def what_is_deleted_here_stays_at_google(it: Manifests) -> Iterator[str]:
 
 
 @check
+def what_is_deleted_at_google_can_be_brought_back(it: Manifests) -> Iterator[str]:
+    """For as long as docs/operations.md, 15, says."""
+    for bucket in it.all("StorageBucket"):
+        seconds = bucket["spec"]["softDeletePolicy"]["retentionDurationSeconds"]
+        if seconds < 7 * 86_400:
+            yield f"StorageBucket {bucket['metadata']['name']}: gone for good after {seconds} s"
+
+
+@check
 def what_google_makes_can_be_applied_before_the_workers(it: Manifests) -> Iterator[str]:
     """By a label, which the namespace has too, for it says in which project; docs/operations.md, 5."""
     for document in it.documents:

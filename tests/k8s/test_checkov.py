@@ -18,7 +18,7 @@ CHECKOV = shutil.which("checkov") or shutil.which("checkov", path=ROOT / ".venv-
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(
-    CHECKOV is None, reason="checkov is not installed: `pip install checkov`, in a venv of its own"
+    CHECKOV is None, reason="checkov is not installed: `.ci/run` puts it into a venv of its own"
 )
 def test_checkov_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
     files = [tmp_path / f"{overlay}.yaml" for overlay in OVERLAYS]

@@ -15,6 +15,7 @@ import yaml
 from tests.command import ROOT
 from tests.k8s.manifests import OVERLAYS, of_overlay
 from tests.k8s.schemas import KINDS, every_document_fits_its_schema, validator
+from tests.operations.document import manifests
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -63,7 +64,10 @@ def test_without_config_connector_nothing_of_its_is_left_in_an_overlay(overlay: 
 )
 def test_a_schema_of_ours_lets_no_unknown_name_pass(kind: str) -> None:
     """Wherever it stands: a misspelt field is ignored by a cluster, and nobody is told."""
-    [document, *_] = of_overlay("everything").all(kind)
+    [document, *_] = [
+        *of_overlay("everything").all(kind),
+        *(one for one in manifests() if one["kind"] == kind),
+    ]
     schema = validator(document["apiVersion"], kind)
     assert not list(schema.iter_errors(document))
     free = [

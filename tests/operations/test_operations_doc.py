@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import re
-import shutil
 import subprocess
 import sys
-from collections import Counter
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,36 +18,31 @@ from tests.operations.dockerfile import FILE as DOCKERFILE
 from tests.operations.dockerfile import stages
 from tests.operations.document import (
     FILE,
+    KEDA,
     blocks,
+    by_hand,
     commands,
-    documents_in,
     exported,
+    filled,
+    flags,
     loop_variables,
     prose,
+    shell,
     spans,
+    typed,
 )
-from tests.operations.manifest import cloud, needs_kubectl, pod_of, rendered
+from tests.operations.manifest import needs_kubectl, pod_of, rendered
 from tests.operations.programs import kubectl_flags, needs_gcloud, unknown_to_gcloud
 from tests.test_readme import command_of
 
-SHELL = [block for block in blocks() if block.language in ("sh", "bash", "console")]
+SHELL = shell()
 RUN, CLUSTER = ([block for block in SHELL if block.tag == tag] for tag in ("runs", "needs-cluster"))
-PLAIN = {"cat", "date", "diff", "echo", "export", "git", "grep", "sed", "sha256sum"}
+PLAIN = {"cat", "date", "diff", "echo", "export", "git", "grep", "sed", "sha256sum", "sleep"}
 """Programs that need no checking: they are on every machine, and are used in the simplest way."""
 SUBCOMMANDS = {"rollout": 2, "config": 2, "create": 3, "set": 2}
 """Commands of kubectl of two words, and `create secret generic`."""
-GOOGLES = {"cnrm-system", "gmp-public"}
-"""Namespaces of Config Connector, and of managed Prometheus."""
-
-
-def typed(program: str) -> list[list[str]]:
-    """All that is typed of a program, in blocks of every kind and in the text."""
-    pieces = [block.text for block in SHELL] + [
-        span for span in spans() if span.startswith(f"{program} ") and "..." not in span
-    ]
-    found = [words for piece in pieces for words in commands(piece)]
-    inside = [words[words.index("--") + 1 :] for words in found if words[0] == "kubectl" and "--" in words]
-    return [words for words in [*found, *inside] if words[0] == program]
+OTHERS = {"cnrm-system", "default", "gmp-public", "keda"}
+"""Namespaces of Config Connector, of anybody, of managed Prometheus and of KEDA."""
 
 
 # ---------------------------------------------------------------------------- all blocks
@@ -72,7 +64,7 @@ def test_a_block_is_shell(block: Any) -> None:
 def test_every_program_is_one_that_is_checked() -> None:
     programs = {words[0] for block in SHELL for words in commands(block.text)}
 
-    assert programs - PLAIN == {"gcloud", "kubectl", "docker", "mlworker"}
+    assert programs - PLAIN == {"gcloud", "kubectl", "docker", "mlworker", "python"}
 
 
 def test_every_variable_is_set_before_it_is_used() -> None:
@@ -130,7 +122,7 @@ def test_kubectl_knows_the_command_and_its_flags_and_the_cluster_what_is_named(w
     spec = deployments[0]["spec"]["template"]["spec"]
     containers = {one["name"] for one in [*spec["containers"], *spec["initContainers"]]}
     allowed = {
-        "--namespace": {one["metadata"]["namespace"] for one in deployments} | GOOGLES,
+        "--namespace": {one["metadata"]["namespace"] for one in deployments} | OTHERS,
         "--container": containers,
         "--kustomize": {f"k8s/overlays/{folder.name}" for folder in (ROOT / "k8s/overlays").iterdir()},
     }
@@ -139,9 +131,9 @@ def test_kubectl_knows_the_command_and_its_flags_and_the_cluster_what_is_named(w
         assert flag in known
         assert value in allowed.get(flag, {value})
         if flag == "--filename":
-            assert value == "-" or (ROOT / value).is_file()
+            assert value in ("-", KEDA) or (ROOT / value).is_file()
     for kind, _, name in (word.partition("/") for word in plain if "/" in word):
-        assert (kind, name) in {("deployment", "mlworker"), ("k8s", name)}
+        assert (kind, name) in {("deployment", "mlworker"), ("deployment", "keda-operator"), ("k8s", name)}
 
 
 @pytest.mark.parametrize("words", typed("mlworker"), ids=lambda words: " ".join(words[1:4]))
@@ -163,112 +155,14 @@ def test_the_builds_arguments_are_the_dockerfiles(words: list[str]) -> None:
 
     assert words[1] in ("build", "push")
     assert given <= known
+    # The locks are of wheels for amd64, and so are GKE's nodes with GPUs.
+    assert words[1] == "push" or flags(words)["--platform"] == "linux/amd64"
 
 
-def test_the_yaml_that_is_typed_is_yaml() -> None:
-    documents = [
-        one for block in CLUSTER for text in documents_in(block.text) for one in yaml.safe_load_all(text)
-    ]
-
-    assert {one["kind"] for one in documents if "kind" in one} == {
-        "ConfigConnector",
-        "ConfigConnectorContext",
-    }
-
-
-# ---------------------------------------------------------------------------- by hand or by Config Connector
-
-
-def by_hand(*beginning: str) -> list[list[str]]:
-    """What is typed of a command of gcloud, without the command itself."""
-    return [
-        words[len(beginning) :] for words in typed("gcloud") if tuple(words[: len(beginning)]) == beginning
-    ]
-
-
-def flags(words: list[str]) -> dict[str, str]:
-    return {
-        name: value for name, _, value in (word.partition("=") for word in words if word.startswith("--"))
-    }
-
-
-def test_by_hand_the_topics_are_those_of_config_connector() -> None:
-    [topics] = by_hand("gcloud", "pubsub", "topics", "create")
-
-    assert sorted(topics) == sorted(one["metadata"]["name"] for one in cloud("PubSubTopic"))
-
-
-def test_by_hand_the_subscriptions_are_those_of_config_connector() -> None:
-    def seconds(said: str) -> str:
-        return f"{int(said[:-1]) * 86400}s" if said.endswith("d") else said
-
-    typed_ones = {words[0]: flags(words) for words in by_hand("gcloud", "pubsub", "subscriptions", "create")}
-    made = {}
-    for one in cloud("PubSubSubscription"):
-        spec = one["spec"]
-        made[one["metadata"]["name"]] = {
-            "--topic": spec["topicRef"]["name"],
-            "--ack-deadline": str(spec["ackDeadlineSeconds"]),
-            "--message-retention-duration": spec["messageRetentionDuration"],
-            "--expiration-period": spec["expirationPolicy"]["ttl"] or "never",
-        }
-        if "retryPolicy" in spec:
-            made[one["metadata"]["name"]] |= {
-                "--min-retry-delay": spec["retryPolicy"]["minimumBackoff"],
-                "--max-retry-delay": spec["retryPolicy"]["maximumBackoff"],
-            }
-        if "deadLetterPolicy" in spec:
-            made[one["metadata"]["name"]] |= {
-                "--dead-letter-topic": spec["deadLetterPolicy"]["deadLetterTopicRef"]["name"],
-                "--max-delivery-attempts": str(spec["deadLetterPolicy"]["maxDeliveryAttempts"]),
-            }
-
-    assert {
-        name: {flag: seconds(value) if "duration" in flag else value for flag, value in said.items()}
-        for name, said in typed_ones.items()
-    } == made
-
-
-def test_by_hand_the_grants_are_those_of_config_connector() -> None:
-    kinds = {"topics": "PubSubTopic", "subscriptions": "PubSubSubscription", "buckets": "StorageBucket"}
-    names = {"gs://$LEDGER": "ledger", "gs://$PHOTOS": "photos", "gs://$MODELS": "models"}
-    typed_ones = Counter(
-        (kinds[words[2]], names.get(words[4], words[4]), flags(words)["--role"])
-        for words in typed("gcloud")
-        if words[3:4] == ["add-iam-policy-binding"] and words[2] in kinds
-    )
-    made = Counter(
-        (one["spec"]["resourceRef"]["kind"], one["spec"]["resourceRef"]["name"], one["spec"]["role"])
-        for one in cloud("IAMPolicyMember")
-        if one["spec"]["resourceRef"]["kind"] in kinds.values()
-    )
-
-    assert typed_ones == made
-
-
-def test_by_hand_the_lifecycle_is_that_of_config_connector() -> None:
-    [typed_one] = [
-        json.loads(text) for block in CLUSTER for text in documents_in(block.text) if text.startswith("{")
-    ]
-    [ledger] = [one for one in cloud("StorageBucket") if one["metadata"]["name"] == "ledger"]
-    made = [
-        {"action": {"type": rule["action"]["type"]}, "condition": rule["condition"]}
-        for rule in ledger["spec"]["lifecycleRule"]
-    ]
-
-    assert typed_one["rule"] == made
-
-
-@needs_kubectl
-def test_without_config_connector_the_overlay_can_still_be_rendered(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
-    file = tmp_path / "k8s/overlays/prod/kustomization.yaml"
-    file.write_text(re.sub(r"^\s*- \.\./\.\./cloud\n", "", file.read_text(), flags=re.MULTILINE))
-    done = subprocess.run(["kubectl", "kustomize", file.parent], capture_output=True, text=True, check=False)
-
-    assert done.returncode == 0, done.stderr
-    assert "kind: Deployment" in done.stdout
-    assert "kind: PubSubTopic" not in done.stdout
+@pytest.mark.parametrize("words", typed("python"), ids=lambda words: " ".join(words[1:3]))
+def test_the_module_of_python_is_there(words: list[str]) -> None:
+    assert words[1] == "-m"
+    assert importlib.util.find_spec(words[2])
 
 
 # ---------------------------------------------------------------------------- names and numbers
@@ -300,17 +194,14 @@ def test_the_names_are_those_of_the_overlay() -> None:
     }
 
     assert {name: names[name] for name in ours} == {name: site[key] for name, key in ours.items()}
-    assert names["WORKER"].replace("$PROJECT", names["PROJECT"]) == site["worker-account"]
+    assert site["worker-account"] == filled("$WORKER")
+    assert site["backend-member"] == filled("serviceAccount:$BACKEND")
 
 
 @needs_kubectl
 def test_the_variables_are_those_of_the_pods() -> None:
     pod = pod_of(rendered("prod")).environment
     names = {name: value for block in RUN for name, value in exported(block.text).items()}
-
-    def filled(value: str) -> str:
-        return re.sub(r"\$(\w+)", lambda said: filled(names[said[1]]), value)
-
     ours = {name: filled(value) for name, value in names.items() if name in pod}
     assert len(ours) > 3
     assert ours == {name: pod[name] for name in ours}

@@ -7,6 +7,8 @@ import time
 
 import httpx
 import pytest
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from consumer.ops.otlp import FLUSH_SECONDS
@@ -29,29 +31,37 @@ def with_models(site, device: str, **changes):
     return {"devices": device, "model_path": str(site.models), **changes}
 
 
-def test_a_message_leaves_one_trace_from_its_publisher_to_its_ack(play, traces):
+def test_a_message_leaves_one_trace_from_its_publisher_to_its_ack(play, traces, backend):
     async def story(site):
         await site.photo()
         site.backend.answers = [503]
         body = site.request({"type": "group", "steps": [FIND, FIND]}, COUNT)
         told = with_models(site, "simulated", otel_exporter_otlp_endpoint=traces.url)
         async with site.worker(**told) as running, httpx.AsyncClient(trust_env=False) as client:
-            message = site.publish(body, traceparent=PARENT)
+            with backend.start_as_current_span("send photo", kind=SpanKind.PRODUCER):
+                attributes: dict[str, str] = {}
+                TraceContextTextMapPropagator().inject(attributes)
+                message = site.publish(body, **attributes)
             await site.until_settled(1)
             url = f"http://127.0.0.1:{running.port}/metrics"
             plain = (await client.get(url)).text
             numbers = (await client.get(url, headers=OPENMETRICS)).text
         assert site.reasons() == ["succeeded"]
-        spans = {span.id: span for span in traces.of(TRACE)}
-        [root] = [span for span in spans.values() if span.parent == PUBLISHER]
+        [sent] = traces.named("send photo")
+        trace = sent.trace
+        spans = {span.id: span for span in traces.of(trace)}
+        [root] = [span for span in spans.values() if span.parent == sent.id]
 
-        # Nobody's parent is missing, and nothing is longer than what it is a part of.
+        # Nobody's parent is missing: only the publisher has none. No span of the worker's lasts longer than
+        # the one it is a part of.
+        assert [span for span in spans.values() if span.parent not in spans] == [sent]
+        assert (sent.parent, sent.resource["service.name"]) == ("", "backend")
         for span in spans.values():
-            if span is not root:
+            if span not in (sent, root):
                 assert spans[span.parent].start <= span.start <= span.end <= spans[span.parent].end, span
 
         def path(span):
-            return ([] if span is root else path(spans[span.parent])) + [span.name]
+            return ([] if span in (sent, root) else path(spans[span.parent])) + [span.name]
 
         top = sorted((span for span in spans.values() if span.parent == root.id), key=lambda it: it.start)
         journey = [span.name for span in top]
@@ -86,14 +96,16 @@ def test_a_message_leaves_one_trace_from_its_publisher_to_its_ack(play, traces):
         assert by_name["step count"].attributes["mlworker.path"] == "steps.1"
         assert by_name["fetch"].start < by_name["download"].end <= by_name["decode photo"].end
 
-        # Others are told of the span that they are called in, and a second try is the same call.
+        # Others are told of the span that they are called in, with the publisher's flags, and a second try is
+        # the same call.
+        flags = attributes["traceparent"][-2:]
         [published] = await site.messages(RESULTS_SUB)
-        assert published.attributes["traceparent"] == by_name["publish results"].trace_parent
+        assert published.attributes["traceparent"] == by_name["publish results"].trace_parent[:-2] + flags
         assert by_name["publish results"].kind == "PRODUCER"
         assert by_name["publish results"].attributes["messaging.destination.name"].endswith("results")
         callback = by_name["callback"]
         told = [headers["traceparent"] for _, _, headers, _ in site.backend.calls]
-        assert told == [callback.trace_parent] * 2
+        assert told == [callback.trace_parent[:-2] + flags] * 2
         assert (callback.kind, callback.attributes["http.response.status_code"]) == ("CLIENT", 200)
         assert [(name, it["mlworker.code"]) for name, it in callback.events] == [
             ("failed_try", "callback_failed")
@@ -104,10 +116,10 @@ def test_a_message_leaves_one_trace_from_its_publisher_to_its_ack(play, traces):
         assert not [value for value in shown if "://" in value or "originals" in value or "kwargs" in value]
 
         # And numbers lead to the trace, for those who can read that.
-        assert exemplars(numbers, "mlworker_message_seconds") == {TRACE}
-        assert exemplars(numbers, "mlworker_decode_seconds") == {TRACE}
-        assert exemplars(numbers, "mlworker_queue_wait_seconds") == {TRACE}
-        assert TRACE not in plain
+        assert exemplars(numbers, "mlworker_message_seconds") == {trace}
+        assert exemplars(numbers, "mlworker_decode_seconds") == {trace}
+        assert exemplars(numbers, "mlworker_queue_wait_seconds") == {trace}
+        assert trace not in plain
 
     play(story)
 

@@ -1,0 +1,106 @@
+"""What a worker tells Prometheus, judged by Prometheus itself: the names of metrics, and exemplars."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.monitoring.rules import tool
+from tests.monitoring.test_dashboard_data import working
+from tests.peers import free_port
+
+
+def test_promtool_has_nothing_against_the_metrics(play):
+    command = [tool("promtool"), "check", "metrics"]
+    told: list[str] = []
+
+    async def story(site):
+        async with working(site) as address, httpx.AsyncClient(trust_env=False) as client:
+            await site.until_settled(6)
+            told.append((await client.get(f"http://{address}/metrics")).text)
+
+    play(story)
+    assert told[0].count("# TYPE mlworker_") > 50
+    done = subprocess.run(command, input=told[0], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    # It would have said so.
+    wrong = "# TYPE mlworker_photos counter\nmlworker_photos 1\n"
+    assert subprocess.run(command, input=wrong, capture_output=True, text=True, check=False).returncode
+
+
+def test_prometheus_leads_from_a_number_to_its_trace(play, traces, tmp_path):
+    prometheus = tool("prometheus")
+
+    async def story(site):
+        await site.photo()
+        told = {"otel_exporter_otlp_endpoint": traces.url}
+        async with (
+            site.worker(**told) as worker,
+            scraping(prometheus, tmp_path, f"127.0.0.1:{worker.port}") as client,
+        ):
+            site.publish(site.request({"type": "step", "name": "look"}))
+            await site.until_settled(1)
+            found = await exemplars(client, "mlworker_message_seconds_bucket")
+        [message] = traces.named("process work")
+        assert found == {message.trace}
+
+    play(story)
+
+
+async def exemplars(client: httpx.AsyncClient, metric: str) -> set[str]:
+    """The traces that Prometheus has beside a metric, once it has any."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        asked: dict[str, Any] = {"query": metric, "start": time.time() - 300, "end": time.time() + 1}
+        answer = (await client.get("/api/v1/query_exemplars", params=asked)).json()
+        assert answer["status"] == "success", answer
+        if found := {one["labels"]["trace_id"] for series in answer["data"] for one in series["exemplars"]}:
+            return found
+        await asyncio.sleep(0.5)
+    return set()
+
+
+@asynccontextmanager
+async def scraping(prometheus: str, folder: Path, worker: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A Prometheus that asks a worker every second and keeps exemplars; gives what asks it."""
+    jobs = [{"job_name": "mlworker", "static_configs": [{"targets": [worker]}]}]
+    settings = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
+    (folder / "prometheus.yaml").write_text(json.dumps(settings))
+    address = f"127.0.0.1:{free_port()}"
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            prometheus,
+            "--config.file=prometheus.yaml",
+            "--enable-feature=exemplar-storage",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={address}",
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    async with httpx.AsyncClient(trust_env=False, base_url=f"http://{address}") as client:
+        try:
+            end = time.monotonic() + 30
+            while not await _is_ready(client):
+                assert process.returncode is None, (folder / "log").read_text()
+                assert time.monotonic() < end
+                await asyncio.sleep(0.2)
+            yield client
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/-/ready")).status_code == 200
+    except httpx.TransportError:
+        return False
