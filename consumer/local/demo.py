@@ -67,7 +67,8 @@ async def run_demo(
 
     Args:
         images: folder of the user's photos, all of which are taken; None to generate some.
-        out: where pictures, results, `summary.json`, `truth.json`, `index.html` and `worker.log` go.
+        out: where pictures, results, `summary.json`, `truth.json`, `index.html`, `metrics.txt` and
+            `worker.log` go.
         count: how many photos are generated.
         seed: of the generated photos.
         json_output: print the summary as JSON on stdout, and nothing else.
@@ -118,6 +119,7 @@ async def _run(
             if deliveries.finished == len(makers):
                 await stack.settled()
             shown = [await save(stack, sent, out) for sent in deliveries.sent]
+            await asyncio.to_thread((out / "metrics.txt").write_text, await stack.metrics())
     summary = summary_of(deliveries.sent, shown, seconds)
     await asyncio.to_thread(write_report, out, deliveries.sent, shown, summary)
     return summary, shown

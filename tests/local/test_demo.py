@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.local.demo import run_demo
 from consumer.local.photos import generated_photo, photo_files
 from contracts.result import ProcessingResult
 from pipeline_steps.image.intake import read_image
+from tests.monitoring.rules import SCALER, metrics_in, queries, rules
 
 SMALL = (480, 640)
 
@@ -125,6 +127,22 @@ def test_the_gallery_shows_every_photo(generated: Ran) -> None:
     for image in generated.images:
         assert image["source"] in page
         assert image["annotated"] in page
+
+
+def test_the_dashboard_has_its_data_but_for_what_is_googles_and_for_failures(
+    generated: Ran, own: Ran
+) -> None:
+    def told(ran: Ran) -> set[str]:
+        families = text_string_to_metric_families((ran.out / "metrics.txt").read_text())
+        return {sample.name for family in families for sample in family.samples}
+
+    of_rules = {name for rule in rules(SCALER) for name in metrics_in(rule["expr"])}
+    asked = {name for query in queries() for name in metrics_in(query.expression)} | of_rules
+    of_workers = {name for name in asked if name.startswith("mlworker_")}
+
+    assert len(of_workers) > 15
+    assert of_workers - told(generated) == {"mlworker_dead_letters_total"}
+    assert of_workers <= told(own)
 
 
 def test_a_text_named_jpg_is_dead_lettered_and_has_its_row(own: Ran) -> None:
