@@ -4,8 +4,8 @@ The ideal gain of a model is how many more items a second full batches give than
 t(1) ÷ (t(B) ÷ B). Ours is what 32 callers at a time get of the pool with batches, over what they get without;
 the row is our gain ÷ the ideal one. A pool that is slow without batches would be flattered by that, so
 another row has our items a second over those of the bare loop with full batches. What batching costs is the
-median time of one caller alone, above that of the bare loop: nobody is waited for, so it is what the pool
-itself costs.
+time of one caller alone, above that of the bare loop, call by call in turns: nobody is waited for, so it is
+what the pool itself costs.
 
 The simulated device batches as a GPU does. The real models run on one core, where batches gain little once a
 single item keeps the core busy: a perceptron of 23 million weights gains most, because its weights are read
@@ -206,9 +206,9 @@ class Pool:
         """Let 32 callers ask one thing after the other."""
         return float(self._do(self._crowd(seconds)))
 
-    def alone(self, seconds: float = SECONDS) -> float:
-        """Return the median milliseconds of a caller alone."""
-        return 1000 * float(self._do(self._one(seconds)))
+    def alone(self) -> float:
+        """Return the seconds of one call, with nobody else there."""
+        return float(self._do(self._one()))
 
     async def _open(self) -> ModelPool:
         manifest = parse_manifest(_MANIFEST.encode(), base="nowhere")
@@ -231,14 +231,10 @@ class Pool:
         await asyncio.gather(*(call() for _ in range(CALLERS)))
         return _rate(began, ends)
 
-    async def _one(self, seconds: float) -> float:
-        took: list[float] = []
-        began = time.perf_counter()
-        while time.perf_counter() - began < seconds or len(took) < 5:
-            asked = time.perf_counter()
-            await self._ask()
-            took.append(time.perf_counter() - asked)
-        return statistics.median(took)
+    async def _one(self) -> float:
+        asked = time.perf_counter()
+        await self._ask()
+        return time.perf_counter() - asked
 
     def _do(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
@@ -272,6 +268,27 @@ def bare(model: Model, size: int) -> Side:
                 took.append(time.perf_counter() - asked)
         on_core(OTHER_CORE)
         return 1000 * statistics.median(took)
+
+    return measure
+
+
+def added(model: Model, pool: Pool) -> Side:
+    """Return what the pool adds to a call of the bare loop, in turns: milliseconds, in the median."""
+    device, runner = model.make(1)
+    items = [runner.prepare(model.item())]
+
+    def measure() -> float:
+        more: list[float] = []
+        began = time.perf_counter()
+        with device.session():
+            while time.perf_counter() - began < 2 * SECONDS or len(more) < 10:
+                on_core(DEVICE_CORE)
+                asked = time.perf_counter()
+                runner.run(items)
+                alone = time.perf_counter() - asked
+                on_core(OTHER_CORE)
+                more.append(pool.alone() - alone)
+        return 1000 * statistics.median(more)
 
     return measure
 
@@ -366,7 +383,7 @@ def measured(model: Model, blocks: int, *, with_peers: bool, busy: bool) -> list
         batched, single = Pool(model, model.batch, resources), Pool(model, 1, resources)
         sides: dict[str, Side] = {
             "bare 1": bare(model, 1),
-            "alone": batched.alone,
+            "added": added(model, batched),
             "bare B": bare(model, model.batch),
             "batched": batched.items_a_second,
             "single": single.items_a_second,
@@ -394,12 +411,12 @@ def measured(model: Model, blocks: int, *, with_peers: bool, busy: bool) -> list
 def rows(model: Model, found: Mapping[str, Sequence[float]], failure: str) -> list[Row]:
     """Make rows of what the sides measured."""
     ideal = [t1 * model.batch / t for t1, t in zip(found["bare 1"], found["bare B"], strict=True)]
-    shares, gains, added, about = dict[str, float](), dict[str, float](), dict[str, float](), dict[str, str]()
+    shares, gains, more, about = dict[str, float](), dict[str, float](), dict[str, float](), dict[str, str]()
     if "LitServe batched" in found:
         shares["LitServe, with its HTTP"] = median(_of_bare(found, "LitServe batched", model.batch)).value
         gains["LitServe"] = median(_of_ideal(found, "LitServe batched", "LitServe single", ideal)).value
-        added["LitServe, with its HTTP"] = median(_less(found, "LitServe alone", "bare 1")).value
-        added["LitServe, batching alone"] = median(
+        more["LitServe, with its HTTP"] = median(_less(found, "LitServe alone", "bare 1")).value
+        more["LitServe, batching alone"] = median(
             _less(found, "LitServe alone", "LitServe alone, unbatched")
         ).value
         about = peers.versions()
@@ -414,7 +431,7 @@ def rows(model: Model, found: Mapping[str, Sequence[float]], failure: str) -> li
         ),
         Row(
             "b", f"{model.name}: median milliseconds that the pool adds to a caller alone",
-            median(_less(found, "alone", "bare 1")), ADDED, added, about,
+            median(found["added"]), ADDED, more, about,
             f"bare {median(found['bare 1']).value:.4g} ms",
         ),
         Row(

@@ -1,10 +1,10 @@
 """What more workers bring: `python -m benchmarks.h_scale_out [--no-stock]`.
 
 1, 2, 4 and 8 workers, each a process with a simulated device that takes 0.5 s for a full batch of four,
-drain the same backlog of mixed messages: one look at a photo, two in a row, four tiles. They are up and wait
-when it is published; what counts is the time to the last ack, by the broker's own account.
+drain a backlog of mixed messages, as many for each: one look at a photo, two in a row, four tiles. They are
+up and wait when it is published; what counts is the time to the last ack, by the broker's own account.
 
-- *Efficiency*: the time of one worker over N times the time of N.
+- *Efficiency*: the time of one worker over the time of N, with N times as many messages.
 - *Fairness*: Jain's index of the seconds their devices were busy; 1 if all worked alike.
 - *Hoarding*: the most messages that were leased at once, over the slots of all workers.
 - *Killed*: one of eight is killed with -9 at a third of the backlog; the time until the last message it had
@@ -43,7 +43,9 @@ from consumer.local.pubsub.topics import Draft
 from tests.command import bare_environment
 from tests.peers import free_port
 
-SIZES, BLOCKS, MESSAGES = (8, 4, 2, 1), 3, 480
+SIZES, BLOCKS = (8, 4, 2, 1), 3
+EACH = 80
+"""Messages for each worker."""
 SLOTS, LEASE = 8, 4
 """Of one worker; a short lease, so that the end of one can be waited for."""
 LIMIT, STOCK_LIMIT = 150.0, 90.0
@@ -134,16 +136,17 @@ class Crew:
 
     def drain(self, limit: float = LIMIT, kill: Program | None = None) -> Drained:
         """Publish the backlog and wait until all of it is acked; kill one on the way."""
+        count = EACH * len(self.programs)
         account, broker = self.around.account, self.around.broker
         account.forget()
         busy = [] if kill else self._busy()
         cpu, began, most, killed = self._cpu(), time.monotonic(), 0, 0.0
         held: list[str] = []
-        drafts = [Draft(body, attributes) for body, attributes in messages()]
+        drafts = [Draft(body, attributes) for body, attributes in messages(count)]
         broker.run(lambda inside: inside.publish(f"projects/{PROJECT}/topics/{self.name}", drafts))
-        while len(account.acked) < MESSAGES:
+        while len(account.acked) < count:
             most = max(most, broker.leased(self.subscription))
-            if kill is not None and not killed and len(account.acked) > MESSAGES // 3:
+            if kill is not None and not killed and len(account.acked) > count // 3:
                 kill.popen.kill()
                 kill.popen.wait(10)
                 killed, held = time.monotonic(), list(self.around.claimed_by(kill.popen.pid))
@@ -151,7 +154,7 @@ class Crew:
                 if not (killed and program is kill):
                     program.check()
             if time.monotonic() - began > limit:
-                raise TooSlow(f"{self.name}: {len(account.acked)} of {MESSAGES} within {limit:g} s")
+                raise TooSlow(f"{self.name}: {len(account.acked)} of {count} within {limit:g} s")
             time.sleep(_LOOK)
         seconds = max(account.acked.values()) - began
         return Drained(
@@ -273,9 +276,9 @@ def site() -> Iterator[Site]:
         yield Site(Path(folder), account, broker, backend)
 
 
-def messages() -> Iterator[tuple[bytes, dict[str, str]]]:
+def messages(count: int) -> Iterator[tuple[bytes, dict[str, str]]]:
     """Yield the backlog: bodies, and for those who do not read them how many items each is."""
-    for number in range(MESSAGES):
+    for number in range(count):
         items, steps = MIX[number % len(MIX)]
         body = {
             "tenant_id": "acme",
@@ -302,16 +305,18 @@ def rows(found: dict[int, list[Drained]], killed: Drained, stock: Drained | None
     most, alone = max(found), found[1][0].seconds
     host = max(drained.host for drained in found[most])
     bound = "host-bound: " if host > HOST_BOUND else ""
-    ideal = MESSAGES / len(MIX) * sum(items for items, _ in MIX) * FULL_BATCH / BATCH
-    note = f"all of it used {100 * host:.0f} % of the machine; {MESSAGES} messages, one worker {alone:.1f} s"
+    ideal = EACH / len(MIX) * sum(items for items, _ in MIX) * FULL_BATCH / BATCH
+    note = (
+        f"all of it used {100 * host:.0f} % of the machine; {EACH} messages a worker, one takes {alone:.1f} s"
+    )
 
     def row(what: str, values: Sequence[float], target: Target | None, peer: float | None = None) -> Row:
         peers = {} if peer is None else {"stock subscribers": peer}
         return Row("h", bound + what, median(values), None if bound else target, peers, note=note)
 
     told = [
-        row(f"efficiency of {count} workers", [alone / (count * one.seconds) for one in found[count]],
-            Target(least=0.9), ideal / (count * stock.seconds) if stock and count == most else None)
+        row(f"efficiency of {count} workers", [alone / one.seconds for one in found[count]],
+            Target(least=0.9), ideal / stock.seconds if stock and count == most else None)
         for count in sorted(found) if count > 1
     ]  # fmt: skip
     eight = found[most]
@@ -321,13 +326,13 @@ def rows(found: dict[int, list[Drained]], killed: Drained, stock: Drained | None
         row(f"most messages leased at once ÷ slots of {most} workers",
             [one.most_leased / (most * SLOTS) for one in eight], Target(most=1.0),
             stock.most_leased / (most * SLOTS) if stock else None),
-        row(f"deliveries a message, {most} workers", [one.leases / MESSAGES for one in eight], None,
-            stock.leases / MESSAGES if stock else None),
-        row("results over one a message", [one.results - MESSAGES for some in found.values() for one in some],
-            Target(most=0)),
+        row(f"deliveries a message, {most} workers", [one.leases / (most * EACH) for one in eight], None,
+            stock.leases / (most * EACH) if stock else None),
+        row("results over one a message",
+            [one.results - count * EACH for count, some in found.items() for one in some], Target(most=0)),
         row(f"one of {most} killed: until its messages were done ÷ (lease + one batch)",
             [killed.after_kill / (LEASE + FULL_BATCH)], Target(most=1.0)),
-        row(f"one of {most} killed: results over one a message", [killed.results - MESSAGES], None),
+        row(f"one of {most} killed: results over one a message", [killed.results - most * EACH], None),
         Row("h", f"share of the machine used with {most} workers", Figure(host, host, host)),
     ]  # fmt: skip
     return told

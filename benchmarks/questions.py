@@ -48,7 +48,7 @@ QUESTIONS = (
         "What do batches gain, and what do they cost?",
         "With 32 requests at a time: how many times as fast as one by one, as a share of what the device can "
         "gain. With one at a time: what the batcher adds to its latency.",
-        (Program("b_batching", 1.5),),
+        (Program("b_batching", 2),),
     ),
     Question(
         "c",
@@ -100,9 +100,9 @@ QUESTIONS = (
     Question(
         "h",
         "What do more workers bring?",
-        "One backlog, and 1, 2, 4 and 8 workers as processes with simulated devices; then one of them is "
-        "killed.",
-        (Program("h_scale_out", 3.75),),
+        "A backlog of 80 messages for each worker, and 1, 2, 4 and 8 workers as processes with simulated "
+        "devices; then one of them is killed.",
+        (Program("h_scale_out", 2.75),),
     ),
     Question(
         "i",
