@@ -175,7 +175,10 @@ class Settings(BaseSettings):
     def _split_pairs(cls, value: Any) -> Any:
         if isinstance(value, str):
             pairs = [word.rpartition("=") for word in cls._split(value)]
-            return {tenant.strip(): share for tenant, _, share in pairs}
+            shares = {tenant.strip(): share for tenant, _, share in pairs}
+            if len(shares) < len(pairs):
+                raise ValueError("expected one share for each tenant")
+            return shares
         return value
 
     @model_validator(mode="after")

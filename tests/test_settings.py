@@ -100,6 +100,7 @@ def test_an_empty_variable_is_a_missing_one(environment: pytest.MonkeyPatch, nam
         ("BACKEND_URL", "backend.example.com", "valid URL"),
         ("BACKEND_URL", "ftp://backend.example.com", "scheme"),
         ("TENANT_SHARES", "acme", "valid number"),
+        ("TENANT_SHARES", "acme=3,acme=2", "one share for each tenant"),
         ("TENANT_SHARES", "acme=0", "greater than 0"),
         ("TENANT_SHARES", "acme=inf", "finite number"),
         ("TENANT_SHARES", "acme=3,=2", "a tenant id is"),

@@ -46,15 +46,16 @@ def _data(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every line of every text, with its place; a ConfigMap's files have many."""
+    """Every key and every line of every value, with its place; a ConfigMap's files have many."""
     if isinstance(value, dict):
         for key, item in value.items():
+            yield path, str(key)
             yield from _lines(item, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list):
         for i, item in enumerate(value):
             yield from _lines(item, f"{path}.{i}")
-    elif isinstance(value, str):
-        for line in value.splitlines():
+    else:
+        for line in str(value).splitlines():
             yield path, line.strip()
 
 

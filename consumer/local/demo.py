@@ -18,7 +18,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consumer.local.deliveries import Deliveries, Trigger, send
-from consumer.local.demo_report import Summary, as_json, print_table, save, summary_of, write_report
+from consumer.local.demo_report import (
+    Summary,
+    as_json,
+    print_table,
+    save,
+    save_metrics,
+    summary_of,
+    write_report,
+)
 from consumer.local.embedded import Emulators
 from consumer.local.gallery import Shown
 from consumer.local.photos import DemoPhoto, NoPhotos, generated_photo, own_photo, photo_files
@@ -119,7 +127,7 @@ async def _run(
             if deliveries.finished == len(makers):
                 await stack.settled()
             shown = [await save(stack, sent, out) for sent in deliveries.sent]
-            await asyncio.to_thread((out / "metrics.txt").write_text, await stack.metrics())
+            await save_metrics(stack, out)
     summary = summary_of(deliveries.sent, shown, seconds)
     await asyncio.to_thread(write_report, out, deliveries.sent, shown, summary)
     return summary, shown

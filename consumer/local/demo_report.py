@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import orjson
+import structlog
 from rich.console import Console
 from rich.table import Table
 
 from consumer.local.deliveries import Sent, Trigger
 from consumer.local.gallery import Shown, gallery_page
-from consumer.local.stack import LocalStack
+from consumer.local.stack import HOST, LocalStack
 from contracts.request import split_object_url
+
+log = structlog.get_logger()
 
 _PICTURES = {"processed": "annotated/{stem}.jpg", "processed_thumbnail": "annotated/{stem}-small.jpg"}
 """Which of the stored files are copied, and where to."""
@@ -46,6 +50,17 @@ async def save(stack: LocalStack, sent: Sent, out: Path) -> Shown:
         thumbnail=paths.get("processed_thumbnail"),
         result_file=paths.get("result"),
     )
+
+
+async def save_metrics(stack: LocalStack, out: Path) -> None:
+    """Write what the worker answers at `/metrics` into `out`; without an answer the log has a line."""
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = (await client.get(f"http://{HOST}:{stack.running.port}/metrics")).raise_for_status()
+    except httpx.HTTPError as error:
+        log.warning("no_metrics", reason=str(error))
+    else:
+        await asyncio.to_thread(_write, out / "metrics.txt", answer.content)
 
 
 @dataclass(frozen=True, slots=True)

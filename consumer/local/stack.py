@@ -21,8 +21,6 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-import httpx
-
 from consumer.app import RunningWorker, open_worker
 from consumer.broker import Delivery
 from consumer.broker.publisher import PubSubPublisher
@@ -215,11 +213,6 @@ class LocalStack:
             for ended in self.ended
             if not ended.outcome.reason.startswith("ignored_") and ended.outcome.reason != "duplicate"
         ]
-
-    async def metrics(self) -> str:
-        """Return what the worker answers at `/metrics`."""
-        async with httpx.AsyncClient(trust_env=False) as client:
-            return (await client.get(f"http://{HOST}:{self.running.port}/metrics")).text
 
     async def read_result(self, delivery: Delivery) -> ProcessingResult:
         """Return the result that a message of the results topic carries or points to."""

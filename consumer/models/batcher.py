@@ -208,7 +208,7 @@ class Batcher:
             failure = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         ended = self._clock()
         with self._lock:
-            self._waiting.charge((tenant for tenant, _ in batch.items), ended - began)
+            self._waiting.charge(batch.key, (tenant for tenant, _ in batch.items), ended - began)
             if failure is None:
                 self._knees.note(batch.key, len(batch.items), batch.allowed, ended - began)
         self._tell(batch, began, ended, _ending(failure, out_of_memory=out_of_memory))

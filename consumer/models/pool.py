@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
@@ -161,7 +162,7 @@ class ModelPool(ModelCalls):
 
         Args:
             job: its items take turns with those of the tenant's other jobs.
-            tenant_id: shares the devices evenly with others, and gets the models the manifest has for it.
+            tenant_id: has its share of the devices, and gets the models the manifest has for it.
         """
         return _JobModels(self, self._manifest, job, tenant_id)
 
@@ -208,8 +209,9 @@ class ModelPool(ModelCalls):
 
     async def _answers(self, name: str, items: Sequence[Any], owner: Owner) -> list[Any]:
         async with self._residency.holding_unannounced(name):
+            # Prepared before a device is chosen, by any replica: meanwhile others choose, too.
+            ready = await self._prepare(self._replicas[name][0].runner, items, owner.tenant)
             runner, lane = self._choose(name, self._replicas[name], items)
-            ready = await self._prepare(runner, items, owner.tenant)
             answers = await lane.batcher.submit(name, runner, ready, owner=owner)
         require_numbers(name, answers)
         return answers
@@ -225,31 +227,36 @@ class ModelPool(ModelCalls):
     async def _load(self, name: str) -> int:
         """Put a model on every device, warm; return the bytes it takes on the one where it takes most."""
         place = await self._loader.load(self._entry(name), len(self._lanes))
-
-        def warm(device: Device) -> tuple[AnyRunner, int]:
-            before = device.memory()
-            runner = place(device)
-            if self._warm_up_first or self._started:
-                runner.warm_up()
-            return runner, device.memory() - before
-
-        replicas, sizes = [], [0]
+        placed: list[tuple[_Replica, int]] = []
         for lane in self._lanes:
             device = lane.thread.device
             try:
-                runner, size = await asyncio.wrap_future(lane.thread.call(partial(warm, device)))
+                placed.append(await asyncio.wrap_future(lane.thread.call(partial(self._warm, place, lane))))
             except Exception as error:
-                failed = DeviceFull if device.is_out_of_memory(error) else ModelUnavailable
-                raise failed(
-                    f"model {name!r} did not survive its warm-up on {device.name}: {error!r}"
-                ) from error
-            replicas.append(_Replica(runner, lane))
-            sizes.append(size)
-        self._replicas[name] = tuple(replicas)
-        return max(sizes)
+                why = f"model {name!r} did not survive its warm-up on {device.name}: {error!r}"
+                if not device.is_out_of_memory(error):
+                    raise ModelUnavailable(why) from error
+                # What did not fit is still held by the error's frames, and by the devices before this one.
+                traceback.clear_frames(error.__traceback__)
+                placed.clear()
+                await self._release_memory()
+                raise DeviceFull(why) from None
+        self._replicas[name] = tuple(replica for replica, _ in placed)
+        return max((size for _, size in placed), default=0)
+
+    def _warm(self, place: Place, lane: _Lane) -> tuple[_Replica, int]:
+        device = lane.thread.device
+        before = device.memory()
+        runner = place(device)
+        if self._warm_up_first or self._started:
+            runner.warm_up()
+        return _Replica(runner, lane), device.memory() - before
 
     async def _unload(self, name: str) -> None:
         del self._replicas[name]
+        await self._release_memory()
+
+    async def _release_memory(self) -> None:
         for lane in self._lanes:
             await asyncio.wrap_future(lane.thread.call(lane.thread.device.release_memory))
 

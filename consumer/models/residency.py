@@ -149,7 +149,7 @@ class Residency:
             try:
                 return await self._load(name)
             except DeviceFull as error:
-                full = str(error)  # the error itself holds on to what did not fit
+                full = str(error)
             if not await self._unload_one(mine):
                 raise ModelUnavailable(full)
 
@@ -162,18 +162,16 @@ class Residency:
                 )
 
     async def _unload_one(self, mine: Collection[str]) -> bool:
-        """Take off the model unused for longest, or wait until one is left; say no if only we use any."""
-        idle = next((name for name in self._resident if not self._users[name]), None)
-        if idle is not None:
-            log.info("model_unloaded", model=idle, bytes=self._sizes[idle])
-            del self._resident[idle]
-            await self._unload(idle)
-            return True
-        if any(self._users[name] > (name in mine) for name in self._resident):
+        """Take off the model unused for longest, when one is left by all; say no if only we use any."""
+        while (idle := next((name for name in self._resident if not self._users[name]), None)) is None:
+            if not any(self._users[name] > (name in mine) for name in self._resident):
+                return False
             self._left.clear()
             await self._left.wait()
-            return True
-        return False
+        log.info("model_unloaded", model=idle, bytes=self._sizes[idle])
+        del self._resident[idle]
+        await self._unload(idle)
+        return True
 
     def _taken(self) -> int:
         return sum(self._sizes[name] for name in (*self._pinned, *self._resident))

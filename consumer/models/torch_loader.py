@@ -161,7 +161,11 @@ class _Placing:
 
     def __call__(self, device: Device) -> AnyRunner:
         self._left -= 1
-        network = copy.deepcopy(self._network) if self._left else self._network
+        if self._left:
+            network = copy.deepcopy(self._network)
+        else:
+            network = self._network
+            del self._network  # or it would be held here when the device gives it back
         target = cast(TorchDevice, device).torch
         compute_as_told(network, self._model, target, self._compile)
         return RUNNERS[self._model.kind](network.to(target), self._model.spec, target, self._model.max_batch)

@@ -20,6 +20,10 @@ _TENANTS = 1000
 """From so many on, those who wait for nothing are forgotten."""
 
 
+_KEYS = 1000
+"""From so many on, what their items take is forgotten."""
+
+
 class Key(NamedTuple):
     """What items that share a batch have in common."""
 
@@ -63,8 +67,8 @@ class Waiting:
 
     Time on the device is shared by tenants, and a tenant's share by its jobs. Of the tenants that wait, the
     one that had the least of it, for its share, is served next, from whichever of its buckets went unserved
-    the longest; what else waits there fills the batch, the tenants by turns. A tenant that comes back starts
-    level with those who waited: what it did not use it does not get later.
+    the longest; what else waits there fills the batch, each item going to whoever had least by then. A tenant
+    that comes back starts level with those who waited: what it did not use it does not get later.
 
     Args:
         shares: whose time counts for less, or for more.
@@ -77,8 +81,8 @@ class Waiting:
         self._had: dict[Hashable, float] = {}
         """Seconds on the device of each tenant that waits, over its share, above a level that all have."""
         self._level = 0.0
-        self._each = 0.0
-        """Seconds that each item of the last batch took."""
+        self._each: dict[Key, float] = {}
+        """Seconds that each item of a key's last batch took."""
 
     def __len__(self) -> int:
         return self._count.total()
@@ -104,18 +108,19 @@ class Waiting:
     def take(self, key: Key, most: int) -> list[tuple[Hashable, Request]]:
         """Remove and return up to `most` items of a bucket that are still waited for, with their tenants.
 
-        Each goes to whoever had least by then, if an item takes as long as one of the last batch did.
+        Each goes to whoever had least by then, if an item takes as long as in the last such batch.
         """
         bucket = self._buckets.pop(key)
         taken: list[tuple[Hashable, Request]] = []
         turns = [(self._had[tenant], 0, number, tenant) for number, tenant in enumerate(bucket.tenants)]
         heapify(turns)
+        each = self._each.get(key, 0.0)
         while turns and len(taken) < most:
             had, given, number, tenant = turns[0]
             request = bucket.pop(tenant)
             self._forget(tenant)
             if tenant in bucket.tenants:
-                heapreplace(turns, (had + self._each / self._share(tenant), given + 1, number, tenant))
+                heapreplace(turns, (had + each / self._share(tenant), given + 1, number, tenant))
             else:
                 heappop(turns)
             if not request.call.over:
@@ -124,10 +129,12 @@ class Waiting:
             self._buckets[key] = bucket  # behind the others
         return taken
 
-    def charge(self, tenants: Iterable[Hashable], seconds: float) -> None:
+    def charge(self, key: Key, tenants: Iterable[Hashable], seconds: float) -> None:
         """Note that a batch of these tenants' items, one entry for each, took so long."""
         items = Counter(tenants)
-        self._each = seconds / max(1, items.total())
+        if len(self._each) > _KEYS:  # shapes that photos choose
+            self._each.clear()
+        self._each[key] = seconds / max(1, items.total())
         for tenant, count in items.items():
             took = seconds * count / items.total() / self._share(tenant)
             self._had[tenant] = self._had.get(tenant, self._level) + took

@@ -177,7 +177,7 @@ def test_who_had_the_least_of_the_device_is_in_the_next_batch(
             tenants = [tenant for tenant, _ in taken]
             least = min(had[tenant] for tenant in left if left[tenant])
             assert least in [had[tenant] for tenant in tenants]
-            waiting.charge(tenants, float(len(taken)))
+            waiting.charge(following[0], tenants, float(len(taken)))
             had.update(tenants)
             left.subtract(tenants)
         assert not len(waiting)
@@ -207,7 +207,7 @@ def test_tenants_that_wait_all_the_time_get_their_shares_of_the_device(
             following = waiting.next_key()
             assert following
             tenants = [tenant for tenant, _ in waiting.take(following[0], largest)]
-            waiting.charge(tenants, float(len(tenants)))
+            waiting.charge(following[0], tenants, float(len(tenants)))
             had.update(tenants)
 
     asyncio.run(scenario())
@@ -235,7 +235,7 @@ def test_a_tenant_that_comes_back_does_not_get_the_time_it_did_not_use() -> None
 
         def serve() -> Hashable:
             [(tenant, _)] = waiting.take(Key("m", None), 1) if waiting.next_key() else []
-            waiting.charge([tenant], 1.0)
+            waiting.charge(Key("m", None), [tenant], 1.0)
             return tenant
 
         for _ in range(10):

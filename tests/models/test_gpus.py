@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -27,23 +28,27 @@ Ask = Callable[[ModelPool], Coroutine[Any, Any, Any]]
 
 
 def answered(folder: ModelFolder, devices: tuple[TorchDevice, ...], ask: Ask) -> list[Any]:
-    """Return what a pool on these devices says, asked as often as it has devices, at once."""
+    """Return what a pool on these devices says, all of which have answered something."""
     manifest = load_manifest(folder.path)
+    threads: set[int] = set()
+    loader = TorchLoader(manifest, WeightCache(folder.path / "cache"))
 
     async def whole() -> list[Any]:
-        pool = ModelPool(manifest, devices, TorchLoader(manifest, WeightCache(folder.path / "cache")))
+        pool = ModelPool(manifest, devices, loader, on_batch=lambda _: threads.add(threading.get_ident()))
         await pool.start()
         try:
-            return await asyncio.gather(*(ask(pool) for _ in devices))
+            return await asyncio.gather(*(ask(pool) for _ in range(3 * len(devices))))
         finally:
             await pool.close()
 
-    return asyncio.run(whole())
+    found = asyncio.run(whole())
+    assert len(threads) == len(devices)
+    return found
 
 
 def as_on_the_cpu(folder: ModelFolder, ask: Ask) -> list[tuple[Any, Any]]:
-    """Return what each of two GPUs said, beside what the CPU says."""
-    (expected,) = answered(folder, (TorchDevice("cpu"),), ask)
+    """Return what two GPUs said, beside what the CPU says."""
+    expected, *_ = answered(folder, (TorchDevice("cpu"),), ask)
     return [(said, expected) for said in answered(folder, GPUS, ask)]
 
 

@@ -217,6 +217,47 @@ def test_a_lazy_model_takes_the_place_of_one_that_nobody_uses_on_a_full_device()
     run(scenario, pool)
 
 
+def test_what_did_not_fit_onto_a_device_is_let_go_of() -> None:
+    made: list[weakref.ref[SimulatedRunner]] = []
+
+    class TooLarge(SimulatedRunner):
+        def warm_up(self) -> None:
+            raise SimulatedOutOfMemory
+
+    class Loader(SimulatedLoader):
+        async def load(self, model: ModelEntry, devices: int) -> Place:
+            def place(device: Device) -> AnyRunner:
+                del device
+                runner = SimulatedRunner() if len(made) % 2 == 0 else TooLarge()
+                made.append(weakref.ref(runner))
+                return runner
+
+            return place
+
+    class Collecting(SimulatedDevice):
+        """Gives back what nobody holds, as torch's devices do."""
+
+        def release_memory(self) -> None:
+            gc.collect()
+            alive.append(sum(one() is not None for one in made))
+
+    alive: list[int] = []
+    manifest = Manifest("/models", [entry("m", pinned=False)])
+    pool = ModelPool(manifest, [Collecting(), Collecting()], Loader({}))
+
+    async def scenario() -> None:
+        gc.disable()
+        try:
+            for _ in range(3):
+                with pytest.raises(ModelUnavailable, match="did not survive its warm-up"):
+                    await pool.detect("m", [PICTURE])
+        finally:
+            gc.enable()
+        assert (len(made), alive) == (6, [0] * 6)
+
+    run(scenario, pool)
+
+
 def test_a_failed_warm_up_is_a_failed_start() -> None:
     class Broken(SimulatedRunner):
         def warm_up(self) -> None:
@@ -308,11 +349,11 @@ async def _until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_each_device_has_every_model_and_the_one_with_least_to_do_is_asked() -> None:
+@pytest.mark.parametrize("costly", [False, True])
+def test_each_device_has_every_model_and_the_one_with_least_to_do_is_asked(costly: bool) -> None:
     all_three = threading.Barrier(3, timeout=10)
-    stage = Stage(
-        entry("plants"), plants=SimulatedRunner(lambda _: all_three.wait() >= 0, largest=1), devices=3
-    )
+    plants = SimulatedRunner(lambda _: all_three.wait() >= 0, largest=1, costly=costly)
+    stage = Stage(entry("plants"), plants=plants, devices=3)
 
     async def scenario() -> None:
         await stage.pool.start()

@@ -24,12 +24,14 @@ class Shelf:
     def __init__(self, budget: int | None, room: int = 100) -> None:
         self.room = room
         self.story: list[str] = []
+        self.tries = 0
         self.on: set[str] = set()
         self.budget = budget
         self.residency = Residency(budget, self._load, self._unload)
 
     async def _load(self, name: str) -> int:
         await asyncio.sleep(0)
+        self.tries += 1
         if name == "broken":
             raise ModelUnavailable("broken")
         if sum(SIZES[one] for one in self.on) + SIZES[name] > self.room:
@@ -104,6 +106,22 @@ def test_where_a_model_does_not_fit_beside_others_in_use_it_waits_for_them() -> 
         await waiting
 
     assert run(None, scenario, room=8).story == ["+a", "-a", "+large"]
+
+
+def test_who_waits_for_room_tries_again_only_when_there_is_more() -> None:
+    async def scenario(shelf: Shelf) -> None:
+        await shelf.residency.pin("pinned")
+        async with shelf.residency.holding({"a"}):
+            waiting = asyncio.create_task(shelf.use("large"))
+            await turns()
+            for _ in range(50):
+                await shelf.use("pinned")
+                await turns()
+            assert shelf.tries == 3
+        await waiting
+        assert shelf.tries == 4
+
+    assert run(None, scenario, room=10).on == {"pinned", "large"}
 
 
 def test_a_model_that_does_not_fit_alone_is_said() -> None:

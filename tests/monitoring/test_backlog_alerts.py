@@ -41,6 +41,21 @@ def test_a_million_photos_at_once_wake_nobody_and_are_a_ticket(tmp_path: Path) -
     told(tmp_path, "MlworkerBacklogWaits", values, {"60m": "", "75m": "1h 15m 0s"})
 
 
+def test_bursts_that_leave_more_each_time_wake_somebody(tmp_path: Path) -> None:
+    # Every half hour 1200, of which 30 a minute are done until the next: 300 more each time.
+    backlog = " ".join(f"{4200 + 300 * burst}-30x29" for burst in range(8))
+    values = seen(backlog, "1000+1x240", "0+30x240")
+
+    paged(tmp_path, values, {"60m": "", "235m": ""})
+    told(tmp_path, "MlworkerBacklogGrows", values, {"120m": "", "235m": "20m 35s"})
+
+
+def test_a_burst_that_is_worked_off_does_not_look_like_growth(tmp_path: Path) -> None:
+    values = seen("5x60 100000-100x180", "1000+1x240", "0+100x240")
+
+    told(tmp_path, "MlworkerBacklogGrows", values, {"120m": "", "180m": "", "235m": ""})
+
+
 def test_a_backfill_that_is_faster_than_the_pods_wakes_somebody(tmp_path: Path) -> None:
     values = seen("0+200x180", "0+20x180", "0+400x180")
 
