@@ -70,13 +70,14 @@ def test_s1_a_worker_told_to_end_while_a_stage_hangs_ends_in_time_and_uses_up_no
 def test_s1_a_worker_told_to_end_while_it_waits_for_anothers_claim_ends_at_once(
     peers: Peers, mode: str
 ) -> None:
-    gate = peers.gate()
-    owner = peers.worker().until_ready()
+    # A claim is good for half a lease: longer than another worker takes to start while its owner is frozen.
+    gate, lease = peers.gate(), "30"
+    owner = peers.worker(LEASE_SECONDS=lease).until_ready()
     sent = peers.send(step("work", gate=str(gate)))
     peers.until_running(sent)
     owner.freeze()  # so that what comes again comes to the other
     peers.broker.end_leases(WORK)
-    waiting = peers.worker(DRAIN_MODE=mode).until_ready()
+    waiting = peers.worker(DRAIN_MODE=mode, LEASE_SECONDS=lease).until_ready()
     peers.until(lambda: peers.deliveries(sent) >= 2, "it to be delivered to the other")
     peers.until(lambda: peers.bucket.asked("media", "*.claim"), "the claim to be looked at")
     owner.thaw()
