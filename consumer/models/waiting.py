@@ -18,8 +18,6 @@ EVEN: Shares = MappingProxyType({})
 
 _TENANTS = 1000
 """From so many on, those who wait for nothing are forgotten."""
-
-
 _KEYS = 1000
 """From so many on, what their items take is forgotten."""
 

@@ -32,18 +32,18 @@ PLACEHOLDER = "set-by-site"
 @cache
 def of_overlay(overlay: str) -> Manifests:
     """Render an overlay, once for all tests of a process; what is returned is theirs together."""
+    return Manifests(rendered(OVERLAYS[overlay]))
+
+
+def rendered(folder: Path) -> list[Document]:
+    """What kubectl makes of a folder; skips the test where it is not installed."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed: it renders the manifests, from 1.27 on")
-    done = subprocess.run(
-        [kubectl, "kustomize", str(OVERLAYS[overlay])],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    command = [kubectl, "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    return Manifests(list(yaml.safe_load_all(done.stdout)))
+    return list(yaml.safe_load_all(done.stdout))
 
 
 class Absent(LookupError):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.command import ROOT
-from tests.k8s.manifests import OVERLAYS, of_overlay
+from tests.k8s.manifests import OVERLAYS, of_overlay, rendered
 from tools.check_site import NO_DIGEST, left_open
 
 SHIPPED = ("dev", "prod", "spot", "autoscale-keda")
@@ -36,11 +36,8 @@ def filled(text: str) -> str:
     return text
 
 
-def rendered(tmp_path: Path, overlay: str, *, left: str) -> list[dict[str, Any]]:
+def filled_in(tmp_path: Path, overlay: str, *, left: str) -> list[dict[str, Any]]:
     """An overlay that is filled in but for one file, or one key of site.yaml."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl is not installed: it renders the manifests, from 1.27 on")
     folder = shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     for file in [folder / "base/models.yaml", *folder.glob("overlays/*/*.yaml")]:
         if file.name == "site.yaml":
@@ -51,9 +48,7 @@ def rendered(tmp_path: Path, overlay: str, *, left: str) -> list[dict[str, Any]]
             file.write_text(yaml.safe_dump(site))
         elif file.name != left:
             file.write_text(filled(file.read_text()))
-    command = [kubectl, "kustomize", folder / "overlays" / overlay]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
+    return rendered(folder / "overlays" / overlay)
 
 
 @pytest.mark.parametrize("overlay", SHIPPED)
@@ -64,12 +59,12 @@ def test_an_overlay_as_it_is_shipped_is_refused(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", SHIPPED)
 def test_an_overlay_that_is_filled_in_is_not(overlay: str, tmp_path: Path) -> None:
-    assert list(left_open(rendered(tmp_path, overlay, left=""))) == []
+    assert list(left_open(filled_in(tmp_path, overlay, left=""))) == []
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_each_value_that_was_left_is_named(key: str, tmp_path: Path) -> None:
-    found = list(left_open(rendered(tmp_path, "autoscale-keda", left=key)))
+    found = list(left_open(filled_in(tmp_path, "autoscale-keda", left=key)))
 
     assert found
     assert [said for said in found if SITE[key] not in said] == []
@@ -80,7 +75,7 @@ def test_each_value_that_was_left_is_named(key: str, tmp_path: Path) -> None:
     [("kustomization.yaml", "Deployment mlworker"), ("routes.yaml", "ConfigMap routes-")],
 )
 def test_each_file_that_was_left_is_named(file: str, where: str, tmp_path: Path) -> None:
-    found = list(left_open(rendered(tmp_path, "prod", left=file)))
+    found = list(left_open(filled_in(tmp_path, "prod", left=file)))
 
     assert found
     assert [said for said in found if not said.startswith(where)] == []
@@ -88,11 +83,11 @@ def test_each_file_that_was_left_is_named(file: str, where: str, tmp_path: Path)
 
 def test_a_manifest_of_models_without_digests_is_named_unless_nobody_reads_it(tmp_path: Path) -> None:
     models = yaml.safe_load((ROOT / "k8s/base/models.yaml").read_text())["models"]
-    found = list(left_open(rendered(tmp_path / "prod", "prod", left="models.yaml")))
+    found = list(left_open(filled_in(tmp_path / "prod", "prod", left="models.yaml")))
 
     assert len(found) == len(models)
     assert [said for said in found if "no sha256" not in said] == []
-    assert list(left_open(rendered(tmp_path / "dev", "dev", left="models.yaml"))) == []
+    assert list(left_open(filled_in(tmp_path / "dev", "dev", left="models.yaml"))) == []
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,13 @@ of panels need them is said here.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
@@ -28,8 +25,8 @@ from consumer.ops.health import serving
 from pipeline_steps.registry import load_steps
 from tests.end_to_end.conftest import play, toys
 from tests.end_to_end.test_fairness import MODEL
+from tests.monitoring.prometheus import scraping
 from tests.monitoring.rules import SCALER, groups, metrics_in, queries, recorded, rules, tool
-from tests.peers import free_port
 
 __all__ = ["play", "toys"]
 
@@ -130,16 +127,16 @@ def test_the_lines_that_need_googles_metrics_are_these():
 
 
 def test_every_query_has_data_in_a_prometheus_that_scrapes_a_worker(play, tmp_path):
-    prometheus = tool("prometheus")
+    tool("prometheus")
 
     async def story(site):
-        google = _google()
-        async with (
-            serving(google, "127.0.0.1", 0) as exporter,
-            working(site) as worker,
-            _running(prometheus, tmp_path, worker, f"127.0.0.1:{exporter}") as asked,
-        ):
-            await until(lambda: _missing(asked), 60)
+        async with serving(_google(), "127.0.0.1", 0) as exporter, working(site) as worker:
+            jobs = {
+                "mlworker": {"targets": [worker], "labels": {"namespace": "mlworker"}},
+                "google": {"targets": [f"127.0.0.1:{exporter}"]},
+            }
+            async with scraping(tmp_path, jobs, groups(SCALER)) as client:
+                await until(lambda: _missing(client), 60)
 
     play(story)
 
@@ -152,66 +149,12 @@ def _google() -> Starlette:
     return Starlette(routes=[Route("/metrics", metrics)])
 
 
-async def _missing(asked: Callable[[str], Awaitable[list[Any]]]) -> str:
+async def _missing(client: httpx.AsyncClient) -> str:
     missing = []
     for query in queries():
-        values = [float(sample["value"][1]) for sample in await asked(query.expression)]
+        answer = await client.get("/api/v1/query", params={"query": query.expression})
+        assert answer.status_code == 200, answer.text
+        values = [float(sample["value"][1]) for sample in answer.json()["data"]["result"]]
         if not values or all(math.isnan(value) for value in values):
             missing.append(f"{query.panel} ({query.legend}): {query.expression}")
     return "\n".join(missing)
-
-
-@asynccontextmanager
-async def _running(
-    prometheus: str, folder: Path, worker: str, google: str
-) -> AsyncIterator[Callable[[str], Awaitable[list[Any]]]]:
-    """Prometheus with our rules, every second instead of every thirty; gives what asks it."""
-    made = [{**group, "interval": "1s"} for group in groups(SCALER)]
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": made}))
-    jobs = [
-        {
-            "job_name": "mlworker",
-            "static_configs": [{"targets": [worker], "labels": {"namespace": "mlworker"}}],
-        },
-        {"job_name": "google", "static_configs": [{"targets": [google]}]},
-    ]
-    (folder / "prometheus.yaml").write_text(
-        json.dumps(
-            {
-                "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-                "rule_files": ["rules.yaml"],
-                "scrape_configs": jobs,
-            }
-        )
-    )
-    address = f"127.0.0.1:{free_port()}"
-    with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            prometheus,
-            "--config.file=prometheus.yaml",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    async with httpx.AsyncClient(trust_env=False, base_url=f"http://{address}") as client:
-
-        async def asked(expression: str) -> list[Any]:
-            answer = await client.get("/api/v1/query", params={"query": expression})
-            assert answer.status_code == 200, answer.text
-            return list(answer.json()["data"]["result"])
-
-        async def starting() -> str:
-            assert process.returncode is None, (folder / "log").read_text()
-            try:
-                return "" if (await client.get("/-/ready")).status_code == 200 else "/-/ready"
-            except httpx.TransportError as error:
-                return str(error) or "/-/ready"
-
-        try:
-            await until(starting, 30)
-            yield asked
-        finally:
-            process.terminate()
-            await process.wait()

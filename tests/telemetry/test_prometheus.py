@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.monitoring.prometheus import scraping
 from tests.monitoring.rules import tool
 from tests.monitoring.test_dashboard_data import working
-from tests.peers import free_port
 
 
 def test_promtool_has_nothing_against_the_metrics(play):
@@ -37,14 +33,14 @@ def test_promtool_has_nothing_against_the_metrics(play):
 
 
 def test_prometheus_leads_from_a_number_to_its_trace(play, traces, tmp_path):
-    prometheus = tool("prometheus")
+    tool("prometheus")
 
     async def story(site):
         await site.photo()
         told = {"otel_exporter_otlp_endpoint": traces.url}
         async with (
             site.worker(**told) as worker,
-            scraping(prometheus, tmp_path, f"127.0.0.1:{worker.port}") as client,
+            scraping(tmp_path, {"mlworker": {"targets": [f"127.0.0.1:{worker.port}"]}}) as client,
         ):
             site.publish(site.request({"type": "step", "name": "look"}))
             await site.until_settled(1)
@@ -66,41 +62,3 @@ async def exemplars(client: httpx.AsyncClient, metric: str) -> set[str]:
             return found
         await asyncio.sleep(0.5)
     return set()
-
-
-@asynccontextmanager
-async def scraping(prometheus: str, folder: Path, worker: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A Prometheus that asks a worker every second and keeps exemplars; gives what asks it."""
-    jobs = [{"job_name": "mlworker", "static_configs": [{"targets": [worker]}]}]
-    settings = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
-    (folder / "prometheus.yaml").write_text(json.dumps(settings))
-    address = f"127.0.0.1:{free_port()}"
-    with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            prometheus,
-            "--config.file=prometheus.yaml",
-            "--enable-feature=exemplar-storage",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    async with httpx.AsyncClient(trust_env=False, base_url=f"http://{address}") as client:
-        try:
-            end = time.monotonic() + 30
-            while not await _is_ready(client):
-                assert process.returncode is None, (folder / "log").read_text()
-                assert time.monotonic() < end
-                await asyncio.sleep(0.2)
-            yield client
-        finally:
-            process.terminate()
-            await process.wait()
-
-
-async def _is_ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/-/ready")).status_code == 200
-    except httpx.TransportError:
-        return False
