@@ -35,6 +35,9 @@ SIZES = {1: (1000, 1000), 12: (3000, 4000), 48: (6000, 8000)}
 ON_ITS_SIDE = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
 """EXIF of a telephone held upright: orientation 6."""
 
+SHOWN, LEAST_SCALED = 640, 12
+"""Pixels along a side that a detector is shown, and the megapixels from which a photo is scaled for it."""
+
 Work = Callable[[bytes], None]
 
 
@@ -45,6 +48,12 @@ Work = Callable[[bytes], None]
 def decoding() -> Iterator[Work]:
     """The worker's decoding."""
     yield lambda file: _discard(_read(file))
+
+
+@contextmanager
+def scaling() -> Iterator[Work]:
+    """The worker's decoding for a model whose manifest entry says `decoding: scaled`."""
+    yield lambda file: _discard(read_image(file, max_pixels=1 << 30, name="photo", longest=SHOWN).pixels)
 
 
 @contextmanager
@@ -62,7 +71,7 @@ def detecting() -> Iterator[Work]:
         yield lambda file: _discard(runner.run(detected(models, _read(file))))
 
 
-CASES = {"decoding": decoding, "pillow": pillow, "detecting": detecting}
+CASES = {"decoding": decoding, "scaling": scaling, "pillow": pillow, "detecting": detecting}
 
 
 def _read(file: bytes) -> Pixels:
@@ -144,6 +153,7 @@ def rows(folder: Path, sahi: Sahi | None) -> list[Row]:
                 file.write_bytes(jpeg(pixels, exif))
             theirs = threads.submit(beside, sahi, pixels, folder) if sahi else None
             tiled = threads.submit(grown, "detecting", files[""])
+            scaled = threads.submit(grown, "scaling", files[""]) if megapixels >= LEAST_SCALED else None
             decoded = {
                 how: [threads.submit(grown, case, file) for case in ("decoding", "pillow")]
                 for how, file in files.items()
@@ -157,6 +167,16 @@ def rows(folder: Path, sahi: Sahi | None) -> list[Row]:
                         exactly(ours),
                         Target(most=1.1),
                         {"Pillow": pillows},
+                    )
+                )
+            if scaled:
+                shown = f"only shown to a model, {SHOWN} pixels along a side"
+                found.append(
+                    Row(
+                        "f",
+                        f"{megapixels} MP JPEG, {shown}: decoding ÷ bytes of the pixels",
+                        exactly(scaled.result() / pixels.nbytes),
+                        Target(most=0.2),
                     )
                 )
             found.append(

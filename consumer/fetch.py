@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import stamina
 
@@ -19,10 +20,11 @@ from consumer.ops.tracing import note, span
 from consumer.photo_size import decoding_bytes
 from consumer.pixel_buffers import PixelBuffers
 from consumer.storage import ObjectInfo, ObjectStore, StoredObject
-from pipeline_steps.artifacts import Image
+from pipeline_steps.artifacts import Image, Pixels
 from pipeline_steps.errors import InvalidInput, ObjectMissing, Superseded, UnreadableImage
 from pipeline_steps.image.intake import DecodedImage, read_image
-from pipeline_steps.image.tiff_windows import TiffWindow, open_windows
+from pipeline_steps.image.tiff_windows import TiffWindows, open_windows
+from pipeline_steps.pictures import ScaledPhoto, Window
 
 MISSING_GRACE = 3.0
 """Seconds a missing object is looked for again: the message may be quicker than the upload."""
@@ -63,12 +65,13 @@ class Fetcher:
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE))
     """Held while a large file is downloaded."""
 
-    async def fetch(self, job: Job, *, in_windows: bool = False) -> Photo:
+    async def fetch(self, job: Job, *, in_windows: bool = False, longest: int | None = None) -> Photo:
         """Return the job's photo. Until its credit is released, it counts as being in memory.
 
         Args:
             job: whose photo.
             in_windows: nobody needs it whole: a large TIFF need not be decoded now.
+            longest: nobody is shown more pixels along a side: it may be scaled while it is decoded.
 
         Raises:
             ObjectMissing: it does not exist, also after a short grace.
@@ -84,12 +87,27 @@ class Fetcher:
         if not stored.data:
             raise UnreadableImage(f"{job.source.url}: expected a picture, found zero bytes")
         if in_windows and (windows := await self._windows(job, stored.data, credit)):
-            return Photo(Image(windows), stored.info.generation, windows.turned, credit)
+            return Photo(Image(windows.whole), stored.info.generation, windows.turned, credit)
         with span("decode photo"):
-            decoded = await self._decode(job, stored.data, credit)
-        return Photo(Image(decoded.pixels), stored.info.generation, decoded.orientation_applied, credit)
+            decoded = await self._decode(job, stored.data, credit, longest)
+        source: Pixels | ScaledPhoto = decoded.pixels
+        if decoded.scaled_from is not None:
+            source = ScaledPhoto(decoded.pixels, self._unscaled(job, stored.data, *decoded.scaled_from))
+        return Photo(Image(source), stored.info.generation, decoded.orientation_applied, credit)
 
-    async def _windows(self, job: Job, data: bytes, credit: Credit) -> TiffWindow | None:
+    def _unscaled(self, job: Job, data: bytes, height: int, width: int) -> Window:
+        """Return the photo as it is stored, to be decoded at full size by who asks for it."""
+
+        @lru_cache(maxsize=1)
+        def whole() -> Pixels:
+            return read_image(data, max_pixels=self.max_pixels, name=job.source.url).pixels
+
+        def part(left: int, top: int, right: int, bottom: int) -> Pixels:
+            return whole()[top:bottom, left:right]
+
+        return Window(part, 0, 0, width, height)
+
+    async def _windows(self, job: Job, data: bytes, credit: Credit) -> TiffWindows | None:
         """Return the photo as it is stored, with room for what windows of it take; None if it has none."""
         try:
             windows = await asyncio.to_thread(
@@ -102,21 +120,26 @@ class Fetcher:
             raise
         return windows
 
-    async def _decode(self, job: Job, data: bytes, credit: Credit) -> DecodedImage:
+    async def _decode(self, job: Job, data: bytes, credit: Credit, longest: int | None) -> DecodedImage:
         asked = time.monotonic()
         # Not the future's result: the thread would hold on to the pixels for a moment longer than we do.
         answer: list[DecodedImage] = []
 
         def decode() -> None:
             began = time.monotonic()
-            answer.append(
-                read_image(data, max_pixels=self.max_pixels, name=job.source.url, memory=self.buffers.take)
+            decoded = read_image(
+                data,
+                max_pixels=self.max_pixels,
+                name=job.source.url,
+                memory=self.buffers.take,
+                longest=longest,
             )
+            answer.append(decoded)
             self.on_decoded(began - asked, time.monotonic() - began)
 
         started: set[asyncio.Future[None]] = set()
         try:
-            if size := decoding_bytes(data, self.max_pixels):
+            if size := decoding_bytes(data, self.max_pixels, longest):
                 await credit.grow(size)
             threads = self.threads.of(job.ids.tenant_id)
             decoding = asyncio.get_running_loop().run_in_executor(threads, copy_context().run, decode)
@@ -127,7 +150,8 @@ class Fetcher:
             credit.release_after(started)
             raise
         decoded = answer.pop()
-        credit.shrink(decoded.pixels.nbytes)
+        # Of what is scaled, the file stays: somebody may ask for the rest.
+        credit.shrink(decoded.pixels.nbytes + (len(data) if decoded.scaled_from else 0))
         return decoded
 
     async def _read(self, source: Source, credit: Credit) -> StoredObject:

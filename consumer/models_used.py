@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.result import ModelUsed
-from pipeline_steps.artifacts import Boxes, Pixels
+from pipeline_steps.artifacts import Boxes
 from pipeline_steps.models import (
     ImageEmbedding,
     LocalBoxes,
@@ -19,6 +19,7 @@ from pipeline_steps.models import (
     ModelSpec,
     SketchedMasks,
 )
+from pipeline_steps.pictures import Picture
 
 
 @dataclass
@@ -39,23 +40,23 @@ class ModelsUsed:
         """Return what the manifest says; asking is not using."""
         return self.models.spec(name)
 
-    async def detect(self, name: str, images: Sequence[Pixels], least: float = 0.0) -> list[LocalBoxes]:
+    async def detect(self, name: str, images: Sequence[Picture], least: float = 0.0) -> list[LocalBoxes]:
         """Pass on."""
         return await self._noted(name).detect(name, images, least)
 
-    async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
+    async def classify(self, name: str, images: Sequence[Picture]) -> list[npt.NDArray[np.float32]]:
         """Pass on."""
         return await self._noted(name).classify(name, images)
 
-    async def instances(self, name: str, images: Sequence[Pixels]) -> list[LocalMasks]:
+    async def instances(self, name: str, images: Sequence[Picture]) -> list[LocalMasks]:
         """Pass on."""
         return await self._noted(name).instances(name, images)
 
-    async def semantic(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.int16]]:
+    async def semantic(self, name: str, images: Sequence[Picture]) -> list[npt.NDArray[np.int16]]:
         """Pass on."""
         return await self._noted(name).semantic(name, images)
 
-    async def embed(self, name: str, images: Sequence[Pixels]) -> list[ImageEmbedding]:
+    async def embed(self, name: str, images: Sequence[Picture]) -> list[ImageEmbedding]:
         """Pass on."""
         return await self._noted(name).embed(name, images)
 

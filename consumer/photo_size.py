@@ -10,6 +10,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline_steps.errors import UnreadableImage
 from pipeline_steps.image.headers import format_of, stored_size
+from pipeline_steps.image.scaling import decoded_size
 
 _BYTES_PER_PIXEL = {"JPEG": 3, "HEIF": 9, "TIFF": 11}
 """JPEG is decoded in place, HEIF is held three times; what libtiff unpacks is held beside two others."""
@@ -19,12 +20,13 @@ _SPATIAL_EXTENTS = re.compile(rb"ispe\0\0\0\0(.{8})", re.DOTALL)
 _HEAD = 1 << 18
 
 
-def decoding_bytes(data: bytes, max_pixels: int) -> int:
+def decoding_bytes(data: bytes, max_pixels: int, longest: int | None = None) -> int:
     """Return the bytes decoding needs at its peak; 0 for what will be refused before anything is decoded.
 
     Args:
         data: the whole file.
         max_pixels: the most that is decoded.
+        longest: as `read_image` is told.
     """
     image_format = format_of(data)
     if image_format is None:
@@ -33,8 +35,11 @@ def decoding_bytes(data: bytes, max_pixels: int) -> int:
     # A TIFF is not looked through: its first bytes say where the size stands, which may be the end.
     near = None if image_format == "TIFF" else _size(data[:_HEAD], image_format)
     width, height = near or _size(data, image_format) or (0, 0)
-    pixels = width * height
-    return pixels * _BYTES_PER_PIXEL.get(image_format, _WITH_PILLOW) if pixels <= max_pixels else 0
+    if width * height > max_pixels:
+        return 0
+    if image_format == "JPEG" and longest is not None:
+        height, width = decoded_size(height, width, longest)
+    return width * height * _BYTES_PER_PIXEL.get(image_format, _WITH_PILLOW)
 
 
 def _size(data: bytes, image_format: str) -> tuple[int, int] | None:

@@ -36,7 +36,8 @@ from contracts.result import ImageInfo, ProcessingResult
 from pipeline_steps.artifact import Artifacts
 from pipeline_steps.artifacts import Image
 from pipeline_steps.context import Deadline
-from pipeline_steps.models import Models
+from pipeline_steps.models import Decoding, Models
+from pipeline_steps.pictures import ScaledPhoto
 
 
 class Pool(Protocol):
@@ -190,8 +191,19 @@ class Runner:
             return None
         with span("fetch"):
             return await self.patience.persist(
-                f"bucket {job.source.bucket}", lambda: self.fetcher.fetch(job, in_windows=pipeline.in_windows)
+                f"bucket {job.source.bucket}",
+                lambda: self.fetcher.fetch(
+                    job, in_windows=pipeline.in_windows, longest=self._longest(job, pipeline)
+                ),
             )
+
+    def _longest(self, job: Job, pipeline: Pipeline) -> int | None:
+        """Return how many pixels along a side models are shown of the photo; None if it is needed in full."""
+        models = self.pool.for_job(job.result_id, job.ids.tenant_id)
+        specs = [models.spec(name) for name in pipeline.models]
+        if not specs or any(spec.decoding is Decoding.FULL for spec in specs) or not pipeline.only_shows:
+            return None
+        return max(spec.input_size for spec in specs)
 
 
 def _waited_for(pipeline: Pipeline) -> Iterator[tuple[str, ...]]:
@@ -206,7 +218,10 @@ def _info(photo: Photo | None) -> ImageInfo | None:
     if photo is None:
         return None
     return ImageInfo(
-        width=photo.image.width, height=photo.image.height, orientation_applied=photo.orientation_applied
+        width=photo.image.width,
+        height=photo.image.height,
+        orientation_applied=photo.orientation_applied,
+        scaled=isinstance(photo.image.source, ScaledPhoto),
     )
 
 

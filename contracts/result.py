@@ -34,6 +34,8 @@ class ImageInfo(Contract):
     width: int
     height: int
     orientation_applied: bool
+    scaled: bool = False
+    """Decoded smaller than it is, for models that allow it in `models.yaml`; sizes and boxes are its own."""
 
 
 class Segment(Contract):

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_steps.artifact import NOTHING, Ids, Rows
-from pipeline_steps.artifacts import Boxes, Detections, Image, Mask, Pixels, Scores
+from pipeline_steps.artifacts import Boxes, Detections, Image, Mask, Scores
+from pipeline_steps.pictures import Picture
 
 
 class ModelKind(StrEnum):
@@ -39,6 +40,15 @@ class Precision(StrEnum):
     """Its trunk in 16 bits, where the device has them; docs/precision.md says what that changes."""
 
 
+class Decoding(StrEnum):
+    """How photos are decoded that a model only sees shrunk to its `input_size`."""
+
+    FULL = "full"
+    """At their own size."""
+    SCALED = "scaled"
+    """JPEGs smaller, as libjpeg does it: sooner and in less memory, and not quite the same pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What the manifest says of a model; known without loading it."""
@@ -53,6 +63,7 @@ class ModelSpec:
     input_size: int
     """The longer side, in pixels, of what the model is shown."""
     precision: Precision = Precision.EXACT
+    decoding: Decoding = Decoding.FULL
 
     def least(self, asked: float | None, otherwise: float) -> float:
         """Return the least score that counts: the one asked for, else the manifest's, else the step's own."""
@@ -193,26 +204,26 @@ class Models(Protocol):
         """Return what the manifest says of the model."""
         ...
 
-    async def detect(self, name: str, images: Sequence[Pixels], least: float = 0.0) -> list[LocalBoxes]:
+    async def detect(self, name: str, images: Sequence[Picture], least: float = 0.0) -> list[LocalBoxes]:
         """Return what a `detection` model finds in each image, sorted by descending score.
 
         What is scored lower than `least` may be left out: a model has less to do that knows it beforehand.
         """
         ...
 
-    async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
+    async def classify(self, name: str, images: Sequence[Picture]) -> list[npt.NDArray[np.float32]]:
         """Return each image's probabilities over the model's classes, (classes,), summing to 1."""
         ...
 
-    async def instances(self, name: str, images: Sequence[Pixels]) -> list[LocalMasks]:
+    async def instances(self, name: str, images: Sequence[Picture]) -> list[LocalMasks]:
         """Return the masks an `instance` model finds in each image."""
         ...
 
-    async def semantic(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.int16]]:
+    async def semantic(self, name: str, images: Sequence[Picture]) -> list[npt.NDArray[np.int16]]:
         """Return each image's class per pixel, (height, width): an index into `classes`, -1 for none."""
         ...
 
-    async def embed(self, name: str, images: Sequence[Pixels]) -> list[ImageEmbedding]:
+    async def embed(self, name: str, images: Sequence[Picture]) -> list[ImageEmbedding]:
         """Return each image as a `sam` model sees it, to be prompted by `masks_of_boxes` and the like."""
         ...
 

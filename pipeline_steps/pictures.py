@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +36,79 @@ class Unread(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a picture that is not decoded yet, in the frame of the upright picture."""
+
+    _decode: Callable[[int, int, int, int], Pixels]
+    """Returns the part between left, top, right and bottom."""
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and 3, as an array's."""
+        return self.bottom - self.top, self.right - self.left, 3
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> Window:
+        """Return a part of it, as an array does; nothing is decoded."""
+        (top, bottom, _), (left, right, _) = (
+            one.indices(length) for one, length in zip(part, self.shape[:2], strict=True)
+        )
+        x, y = self.left, self.top
+        return Window(self._decode, x + left, y + top, x + right, y + bottom)
+
+    def read(self) -> Pixels:
+        """Decode it: milliseconds, so not on the event loop.
+
+        Raises:
+            UnreadableImage: the file is damaged here.
+        """
+        return self._decode(self.left, self.top, self.right, self.bottom)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledPhoto:
+    """A photo that was decoded smaller than it is, for models that are shown no more of it.
+
+    What is said of it, and what models answer, is in the frame of the photo.
+    """
+
+    small: Pixels
+    photo: Window
+    """For whoever needs its pixels nevertheless: they are decoded then, all of them."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The photo's height and width, and 3."""
+        return self.photo.shape
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> Window:
+        """Return a part of the photo, at full size; nothing is decoded."""
+        return self.photo[part]
+
+    def read(self) -> Pixels:
+        """Decode the photo at full size.
+
+        Raises:
+            UnreadableImage: the file is damaged.
+        """
+        return self.photo.read()
+
+
+Picture: TypeAlias = Pixels | ScaledPhoto
+"""What models are shown."""
+
+
 @dataclass(frozen=True, eq=False)
 class Image(Artifact):
     """A picture, or a part of one that remembers where it came from."""
 
     source: Pixels | Unread
-    """Unread only of large pictures, and only if all steps that look at the picture say `in_windows`."""
+    """Unread only if no step needs the picture as it is: large ones if all that look at it say `in_windows`,
+    and scaled ones if all of them only show it to models, as a whole."""
     x: int = 0
     """The left edge's place in the full image."""
     y: int = 0
@@ -55,6 +122,15 @@ class Image(Artifact):
             UnreadableImage: the file is damaged here.
         """
         return self.source if isinstance(self.source, np.ndarray) else self.source.read()
+
+    @property
+    def shown(self) -> Picture:
+        """What to show models of the picture as a whole: its pixels, or what was decoded for them.
+
+        Raises:
+            UnreadableImage: as `pixels`.
+        """
+        return self.source if isinstance(self.source, ScaledPhoto) else self.pixels
 
     @property
     def is_read(self) -> bool:

@@ -52,6 +52,11 @@ class StepParams(BaseModel):
         del scope
         yield from ()
 
+    def only_shows(self, written: Kinds) -> bool:
+        """Tell whether it only shows the picture to models, whole; `written`: what the pipeline writes."""
+        del written
+        return False
+
     def warnings(self) -> Iterator[tuple[str, str]]:
         """Yield (parameter, what it does not do) for values that can run, but hardly as they were meant."""
         yield from ()
@@ -93,6 +98,8 @@ class Step:
     context_argument: str | None
     in_windows: bool = False
     """Whether of the picture it needs no more than its size, or parts of it one after the other."""
+    only_size: bool = False
+    """Whether of the picture it needs no more than its size."""
 
     @property
     def requires(self) -> Kinds:
@@ -171,15 +178,18 @@ STEPS = StepRegistry()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def step(name: str, *, registry: StepRegistry = STEPS, in_windows: bool = False) -> Callable[[F], F]:
+def step(
+    name: str, *, registry: StepRegistry = STEPS, in_windows: bool = False, only_size: bool = False
+) -> Callable[[F], F]:
     """Register a function as the step `name`; the function itself is unchanged.
 
     `in_windows` says that it never looks at all of `Image.pixels`, only at those of crops: then a very large
-    picture need not be decoded whole for it.
+    picture need not be decoded whole for it. `only_size` says that it looks at none of them.
     """
 
     def register(function: F) -> F:
-        registry.add(replace(_read_signature(name, function), in_windows=in_windows))
+        read = _read_signature(name, function)
+        registry.add(replace(read, in_windows=in_windows or only_size, only_size=only_size))
         return function
 
     return register

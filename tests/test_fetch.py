@@ -26,6 +26,7 @@ from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import ObjectMissing, Superseded, UnreadableImage
 from pipeline_steps.image import tiff_windows
 from pipeline_steps.image.encode import encode_jpeg
+from pipeline_steps.pictures import ScaledPhoto
 
 IDS = Ids("acme", UUID(int=1), UUID(int=2))
 JPEG = encode_jpeg(np.full((60, 80, 3), 90, np.uint8), 95)
@@ -236,3 +237,20 @@ def test_other_pictures_are_decoded_even_then(store: FilesystemStore) -> None:
     photo = asyncio.run(fetcher(store).fetch(job("acme/one.jpg"), in_windows=True))
 
     assert photo.image.is_read
+
+
+def test_a_photo_is_scaled_where_models_are_shown_less_of_it(store: FilesystemStore) -> None:
+    reading = fetcher(store)
+    small, whole = (asyncio.run(reading.fetch(job("acme/one.jpg"), longest=n)) for n in (20, None))
+
+    assert isinstance(small.image.source, ScaledPhoto)
+    assert small.image.source.small.shape == (23, 30, 3)
+    assert (small.image.height, small.image.width) == (60, 80)
+    assert small.credit.size == 23 * 30 * 3 + len(JPEG)
+    np.testing.assert_array_equal(small.image.pixels, whole.image.pixels)
+    np.testing.assert_array_equal(
+        small.image.crop([10, 20, 50, 60]).pixels, whole.image.crop([10, 20, 50, 60]).pixels
+    )
+    for photo in (small, whole):
+        photo.credit.release()
+    assert reading.budget.held == 0

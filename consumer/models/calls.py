@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from consumer.models.embeddings import RecentEmbeddings
 from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt, Sought
-from pipeline_steps.artifacts import Boxes, Pixels
+from pipeline_steps.artifacts import Boxes
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.models import (
     CLASSIFIERS,
@@ -24,6 +24,7 @@ from pipeline_steps.models import (
     ModelSpec,
     SketchedMasks,
 )
+from pipeline_steps.pictures import Picture
 
 
 class ModelCalls(ABC):
@@ -37,7 +38,7 @@ class ModelCalls(ABC):
     async def _ask(self, name: str, kinds: Sequence[ModelKind], items: Sequence[Any]) -> list[Any]:
         """Return the model's answer to each item, in order."""
 
-    async def detect(self, name: str, images: Sequence[Pixels], least: float = 0.0) -> list[LocalBoxes]:
+    async def detect(self, name: str, images: Sequence[Picture], least: float = 0.0) -> list[LocalBoxes]:
         """Return what a `detection` model finds in each image, sorted by descending score.
 
         Boxes scored under both the manifest's threshold and 0.05 are left out. What is scored lower than
@@ -46,19 +47,19 @@ class ModelCalls(ABC):
         sought = [Sought(image, least) for image in images] if least > 0 else images
         return await self._ask(name, [ModelKind.DETECTION], sought)
 
-    async def classify(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.float32]]:
+    async def classify(self, name: str, images: Sequence[Picture]) -> list[npt.NDArray[np.float32]]:
         """Return each image's probabilities over the model's classes, (classes,), summing to 1."""
         return await self._ask(name, CLASSIFIERS, images)
 
-    async def instances(self, name: str, images: Sequence[Pixels]) -> list[LocalMasks]:
+    async def instances(self, name: str, images: Sequence[Picture]) -> list[LocalMasks]:
         """Return the masks an `instance` model finds in each image, sorted by descending score."""
         return await self._ask(name, [ModelKind.INSTANCE], images)
 
-    async def semantic(self, name: str, images: Sequence[Pixels]) -> list[npt.NDArray[np.int16]]:
+    async def semantic(self, name: str, images: Sequence[Picture]) -> list[npt.NDArray[np.int16]]:
         """Return each image's class per pixel, (height, width): an index into `classes`, -1 for none."""
         return await self._ask(name, [ModelKind.SEMANTIC], images)
 
-    async def embed(self, name: str, images: Sequence[Pixels]) -> list[ImageEmbedding]:
+    async def embed(self, name: str, images: Sequence[Picture]) -> list[ImageEmbedding]:
         """Return each image as a `sam` model sees it, to be prompted by `masks_of_boxes` and the like."""
         return await self._embeddings.of(name, images, partial(self._ask, name, [ModelKind.SAM]))
 

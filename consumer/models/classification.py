@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from consumer.models.picture_runner import ImageNetRunner
-from consumer.models.pixels import Shown, pixels_at
-from pipeline_steps.artifacts import Pixels
+from consumer.models.pixels import Shown, picture_at
 from pipeline_steps.errors import ModelUnavailable
+from pipeline_steps.pictures import Picture
 
 
 class ClassificationRunner(ImageNetRunner[npt.NDArray[np.float32]]):
@@ -20,13 +21,13 @@ class ClassificationRunner(ImageNetRunner[npt.NDArray[np.float32]]):
     A picture is scaled to the square whatever its shape: it is a crop of one thing, and all of it counts.
     """
 
-    def costly(self, item: Pixels) -> bool:
+    def costly(self, item: Picture) -> bool:
         """From a quarter of a megapixel: smaller crops are scaled faster than a thread takes over."""
-        return item.size > 3 << 18
+        return prod(item.shape) > 3 << 18
 
-    def prepare(self, item: Pixels) -> Shown:
+    def prepare(self, item: Picture) -> Shown:
         """Scale the picture to the square the model sees."""
-        return pixels_at(item, (self._spec.input_size, self._spec.input_size))
+        return picture_at(item, (self._spec.input_size, self._spec.input_size))
 
     def bucket(self, ready: Shown) -> Hashable:
         """All have one shape."""

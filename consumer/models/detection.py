@@ -15,8 +15,9 @@ from consumer.models.finite_parts import FiniteParts
 from consumer.models.picture_runner import A, PictureRunner
 from consumer.models.pixels import Shown, normalised, of_bytes, padded
 from consumer.models.runner import Sought
-from pipeline_steps.artifacts import Boxes, Labels, Pixels, Scores
+from pipeline_steps.artifacts import Boxes, Labels, Scores
 from pipeline_steps.models import LocalBoxes, ModelSpec
+from pipeline_steps.pictures import Picture
 
 LOWEST_SCORE = 0.05
 """Boxes scored lower are not even looked at. The manifest's threshold is only a default of the steps, which
@@ -45,11 +46,11 @@ class TorchvisionRunner(PictureRunner[A]):
         self._parts = FiniteParts(model)
         self._lowest = min(spec.least(None, LOWEST_SCORE), LOWEST_SCORE)
 
-    def costly(self, item: Pixels | Sought) -> bool:
+    def costly(self, item: Picture | Sought) -> bool:
         """As every picture."""
         return super().costly(item.picture if isinstance(item, Sought) else item)
 
-    def prepare(self, item: Pixels | Sought) -> Shown:
+    def prepare(self, item: Picture | Sought) -> Shown:
         """As every picture; it keeps what is sought in it."""
         if isinstance(item, Sought):
             return super().prepare(item.picture)._replace(least=item.least)

@@ -14,18 +14,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-from pipeline_steps.artifacts import Pixels
 from pipeline_steps.models import ImageEmbedding
+from pipeline_steps.pictures import Picture
 
 _MOST = 4
 """12 MB each for segment-anything's own sizes."""
 
-Embed = Callable[[Sequence[Pixels]], Awaitable[list[ImageEmbedding]]]
+Embed = Callable[[Sequence[Picture]], Awaitable[list[ImageEmbedding]]]
 _Key = tuple[str, int]
 
 
 class _Kept(NamedTuple):
-    picture: weakref.ref[Pixels]
+    picture: weakref.ref[Picture]
     """Weak: a picture that nobody else needs goes, and its embedding is not asked for again."""
     embedding: ImageEmbedding
 
@@ -37,7 +37,7 @@ class RecentEmbeddings:
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._locks: weakref.WeakValueDictionary[_Key, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    async def of(self, model: str, pictures: Sequence[Pixels], embed: Embed) -> list[ImageEmbedding]:
+    async def of(self, model: str, pictures: Sequence[Picture], embed: Embed) -> list[ImageEmbedding]:
         """Return each picture's embedding, in order; those that are not kept are made.
 
         Parallel steps that ask about one picture wait for the first of them.

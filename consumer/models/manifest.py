@@ -13,6 +13,7 @@ An entry::
         threshold: 0.5               # without it, the step's own
         input_size: 640              # longer side, in pixels, of what the model is shown
         precision: exact             # or fast: docs/precision.md
+        decoding: full               # or scaled: docs/models.md
         tenants: {acme: plants_acme} # acme's photos use the model `plants_acme` where `plants` is asked for
 """
 
@@ -37,7 +38,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline_steps.models import ModelKind, ModelSpec, Precision
+from pipeline_steps.models import Decoding, ModelKind, ModelSpec, Precision
 
 MANIFEST_FILE = "models.yaml"
 
@@ -79,6 +80,7 @@ class ModelEntry(BaseModel):
     """Unset, `dtype` says it: 16 bits are `fast`."""
     dtype: ComputeDtype | None = None
     """The 16 bits that `fast` means on a GPU, where they are not to be the device's best."""
+    decoding: Decoding = Decoding.FULL
     input_size: StrictInt = Field(ge=16, le=8192)
     """Longer side, in pixels, of what the model is shown."""
     max_batch: StrictInt = Field(default=8, ge=1, le=1024)
@@ -147,6 +149,7 @@ class ModelEntry(BaseModel):
             self.threshold,
             self.input_size,
             self.profile,
+            self.decoding,
         )
 
 
@@ -251,7 +254,7 @@ def _problems(error: ValidationError, path: str) -> list[str]:
             case "extra_forbidden":
                 problems.append(f"{where}: unknown key{_nearest(key, ModelEntry.model_fields)}")
             case "enum":
-                known = [member.value for member in (Precision if key == "precision" else ModelKind)]
+                known = [*map(str, {"precision": Precision, "decoding": Decoding}.get(key, ModelKind))]
                 problems.append(
                     f"{where}: expected one of {', '.join(known)}, got {got!r}{_nearest(got, known)}"
                 )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from consumer.models.architectures import IMAGENET_MEAN, IMAGENET_STD
 from consumer.models.pixels import Shown, normalised, of_bytes, padded, shrunk
 from consumer.models.runner import warm_up_sizes
-from pipeline_steps.artifacts import Pixels
 from pipeline_steps.models import ModelSpec
+from pipeline_steps.pictures import Picture
 
 A = TypeVar("A")
 
@@ -37,11 +37,11 @@ class PictureRunner(ABC, Generic[A]):
         self._device = device
         self._max_batch = max_batch
 
-    def costly(self, item: Pixels) -> bool:
+    def costly(self, item: Picture) -> bool:
         """Only where it must be shrunk."""
         return bool(max(item.shape[:2]) > self._spec.input_size)
 
-    def prepare(self, item: Pixels) -> Shown:
+    def prepare(self, item: Picture) -> Shown:
         """Shrink the picture to what the model is shown."""
         return shrunk(item, self._spec.input_size)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.errors import InvalidInput
+from pipeline_steps.pictures import Picture, ScaledPhoto
 
 _STRIDE = 32
 """Padded sizes are multiples of this: pictures of nearly one shape share a batch, and what a picture is
@@ -25,22 +26,18 @@ class Shown(NamedTuple):
     """uint8 (3, height, width)."""
     height: int
     width: int
-    """Of the pixels that were given."""
+    """Of the picture that was given, in whose frame the answer is."""
     least: float = 0.0
     """Boxes scored lower are not wanted, where boxes are sought."""
 
 
-def shrunk(pixels: Pixels, longest: int) -> Shown:
+def shrunk(picture: Picture, longest: int) -> Shown:
     """Shrink the picture until its longer side is `longest` pixels; a smaller one stays as it is."""
-    return pixels_at(pixels, fitted(pixels.shape[0], pixels.shape[1], min(longest, max(pixels.shape[:2]))))
+    height, width = picture.shape[:2]
+    return picture_at(picture, fitted(height, width, min(longest, max(height, width))))
 
 
-def shrunk_or_enlarged(pixels: Pixels, longest: int) -> Shown:
-    """Scale the picture so that its longer side is `longest` pixels."""
-    return pixels_at(pixels, fitted(pixels.shape[0], pixels.shape[1], longest))
-
-
-def pixels_at(pixels: Pixels, size: tuple[int, int]) -> Shown:
+def picture_at(picture: Picture, size: tuple[int, int]) -> Shown:
     """Return the picture at this height and width, as a tensor.
 
     Smoothed as Pillow does it: at most one grey level apart. It stays bytes: a 48-megapixel photo is never
@@ -49,14 +46,18 @@ def pixels_at(pixels: Pixels, size: tuple[int, int]) -> Shown:
     Raises:
         InvalidInput: not uint8 (height, width, 3), or empty.
     """
-    image = _as_tensor(pixels)
-    given = (int(image.shape[1]), int(image.shape[2]))
-    if size == given:
-        return Shown(image, *given)
-    scaled: Tensor = functional.interpolate(
-        image[None], size, mode="bilinear", antialias=True, align_corners=False
-    )
-    return Shown(scaled[0], *given)
+    image = _as_tensor(decoded(picture))
+    height, width = picture.shape[:2]
+    if tuple(image.shape[1:]) != size:
+        image = functional.interpolate(
+            image[None], size, mode="bilinear", antialias=True, align_corners=False
+        )[0]
+    return Shown(image, height, width)
+
+
+def decoded(picture: Picture) -> Pixels:
+    """Return the pixels there are of it."""
+    return picture.small if isinstance(picture, ScaledPhoto) else picture
 
 
 def fitted(height: int, width: int, longest: int) -> tuple[int, int]:

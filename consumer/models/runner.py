@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_steps.artifacts import Mask, Pixels
+from pipeline_steps.artifacts import Mask
 from pipeline_steps.models import ImageEmbedding, MaskQuality
+from pipeline_steps.pictures import Picture
 
 Item = TypeVar("Item", contravariant=True)
 Ready = TypeVar("Ready")
@@ -58,7 +59,7 @@ AnyRunner = Runner[Any, Any, Any]
 class Sought(NamedTuple):
     """A picture for a detector, and what is sought in it."""
 
-    picture: Pixels
+    picture: Picture
     least: float
     """Boxes scored lower are not wanted."""
 

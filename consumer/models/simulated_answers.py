@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from consumer.models.runner import MaskFound, Prompt
-from pipeline_steps.artifacts import Mask, Pixels
+from pipeline_steps.artifacts import Mask
 from pipeline_steps.models import Drawing, LocalBoxes, LocalMasks, ModelKind, ModelSpec, SketchedMasks
+from pipeline_steps.pictures import Picture
 
 _SCORE = 0.9
 _POINT_RADIUS = 8.0
@@ -28,7 +29,7 @@ class SimulatedEmbedding:
     width: int
 
 
-def boxes(spec: ModelSpec, found: int, picture: Pixels) -> LocalBoxes:
+def boxes(spec: ModelSpec, found: int, picture: Picture) -> LocalBoxes:
     """Return `found` boxes side by side, of all classes in turn."""
     height, width = picture.shape[:2]
     edges = np.linspace(0, width, found + 1, dtype=np.float32)
@@ -38,7 +39,7 @@ def boxes(spec: ModelSpec, found: int, picture: Pixels) -> LocalBoxes:
     return LocalBoxes(xyxy, np.full(found, _SCORE, np.float32), labels)
 
 
-def masks(spec: ModelSpec, found: int, picture: Pixels) -> LocalMasks:
+def masks(spec: ModelSpec, found: int, picture: Picture) -> LocalMasks:
     """Return the same boxes as masks that fill them."""
     these = boxes(spec, found, picture)
     height, width = picture.shape[:2]
@@ -46,7 +47,7 @@ def masks(spec: ModelSpec, found: int, picture: Pixels) -> LocalMasks:
     return LocalMasks(filled, these.score, these.label, these.xyxy)
 
 
-def class_map(spec: ModelSpec, found: int, picture: Pixels) -> npt.NDArray[np.int16]:
+def class_map(spec: ModelSpec, found: int, picture: Picture) -> npt.NDArray[np.int16]:
     """Return the first class on the left half, the background on the right."""
     del spec, found
     height, width = picture.shape[:2]
@@ -55,7 +56,7 @@ def class_map(spec: ModelSpec, found: int, picture: Pixels) -> npt.NDArray[np.in
     return labels
 
 
-def probabilities(spec: ModelSpec, found: int, picture: Pixels) -> npt.NDArray[np.float32]:
+def probabilities(spec: ModelSpec, found: int, picture: Picture) -> npt.NDArray[np.float32]:
     """Return that it is the first class, fairly surely."""
     del found, picture
     answer = np.full(len(spec.classes), (1 - _SCORE) / max(len(spec.classes) - 1, 1), np.float32)
@@ -86,7 +87,7 @@ def masks_at(prompt: Prompt) -> SketchedMasks:
 
 Answer = Callable[[Any], Any]
 
-_BY_KIND: Mapping[ModelKind, Callable[[ModelSpec, int, Pixels], Any]] = MappingProxyType(
+_BY_KIND: Mapping[ModelKind, Callable[[ModelSpec, int, Picture], Any]] = MappingProxyType(
     {
         ModelKind.DETECTION: boxes,
         ModelKind.INSTANCE: masks,
@@ -122,7 +123,7 @@ def answers(spec: ModelSpec, found: int, maker: object) -> Answer | None:
     return partial(by_kind, spec, found) if by_kind else None
 
 
-def _segment(maker: object, item: Pixels | Prompt) -> SimulatedEmbedding | MaskFound | SketchedMasks:
+def _segment(maker: object, item: Picture | Prompt) -> SimulatedEmbedding | MaskFound | SketchedMasks:
     if isinstance(item, Prompt):
         return mask_at(item) if item.quality is None else masks_at(item)
     return SimulatedEmbedding(maker, *item.shape[:2])

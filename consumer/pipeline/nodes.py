@@ -96,6 +96,16 @@ class Pipeline:
             call.step.in_windows for call in self.calls() if Image in call.step.reads.values()
         )
 
+    @property
+    def only_shows(self) -> bool:
+        """Whether all that is done with the picture is to show it to models, as a whole."""
+        written = frozenset(kind for call in self.calls() for kind in call.step.writes)
+        return not any(isinstance(node, Map) for node in _nodes(self.root)) and all(
+            call.step.only_size or call.params.only_shows(written)
+            for call in self.calls()
+            if Image in call.step.reads.values()
+        )
+
     def reads(self, kind: type[Artifact]) -> bool:
         """Tell whether some step reads that artifact, be it optionally."""
         return any(kind in call.step.reads.values() for call in self.calls()) or (

@@ -7,7 +7,7 @@ from pipeline_steps.findings.tally import tally
 from pipeline_steps.registry import step
 
 
-@step("aggregate_detections", in_windows=True)
+@step("aggregate_detections", only_size=True)
 def aggregate(
     image: Image, detections: Detections, segments: Segments | None, estimates: PlantEstimates | None
 ) -> tuple[Totals, SegmentCounts]:

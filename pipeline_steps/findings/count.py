@@ -20,7 +20,7 @@ class CountParams(StepParams):
     )
 
 
-@step("count", in_windows=True)
+@step("count", only_size=True)
 def count(
     image: Image,
     detections: Detections | None,

@@ -36,7 +36,7 @@ class SizeCalculatorParams(StepParams):
         return frozenset({Image}) if self.mode == "band" else frozenset()
 
 
-@step("size_calculator", in_windows=True)
+@step("size_calculator", only_size=True)
 def calculate(detections: Detections, image: Image | None, params: SizeCalculatorParams) -> Sizes:
     """Give each detection a size among its neighbours: S, M, L or XL.
 

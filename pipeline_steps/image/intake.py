@@ -15,8 +15,7 @@ Decisions that pictures depend on:
   subsamplings it does not know go through Pillow, which sees a missing end, but no damage before it.
   Peak memory is the picture itself, also while one is turned: `turning.py` does it in place.
 - **TIFFs of 50 megapixels and more** may be read window by window instead: `tiff_windows.py`.
-- **At full size.** libjpeg could halve a picture while it decodes, but not as steps shrink it, and every step
-  speaks of full-size pixels.
+- **At full size**, but for models that are shown less, and whose owner allows it: `scaling.py`.
 - **HEIF** is turned by its decoder: rotation is part of the format, and EXIF only repeats it. So the size is
   that of the upright picture and `orientation_applied` is false. A missing end is refused, but the decoder
   conceals damage between. Peak memory is three times the picture.
@@ -32,6 +31,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -58,7 +58,8 @@ from pipeline_steps.image.headers import (
     stored_size,
 )
 from pipeline_steps.image.png_rows import check_rows
-from pipeline_steps.image.turning import upright
+from pipeline_steps.image.scaling import decoded_size
+from pipeline_steps.image.turning import ON_ITS_SIDE, upright
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -111,9 +112,13 @@ class DecodedImage:
     source_width: int
     """Pixels as stored, before turning."""
     source_height: int
+    scaled_from: tuple[int, int] | None = None
+    """Height and width, upright, of what was decoded smaller than it is."""
 
 
-def read_image(data: bytes, *, max_pixels: int, name: str, memory: Memory | None = None) -> DecodedImage:
+def read_image(
+    data: bytes, *, max_pixels: int, name: str, memory: Memory | None = None, longest: int | None = None
+) -> DecodedImage:
     """Decode a picture's file.
 
     Args:
@@ -121,6 +126,7 @@ def read_image(data: bytes, *, max_pixels: int, name: str, memory: Memory | None
         max_pixels: the largest width x height to decode; the setting MAX_IMAGE_PIXELS.
         name: what to call it in messages, such as its `gs://` url.
         memory: where pixels are decoded to; None takes fresh memory.
+        longest: nothing is shown more pixels along a side: a JPEG may be scaled while it is decoded.
 
     Raises:
         UnreadableImage: it is not a picture of a format we read, is truncated or damaged, is larger than
@@ -135,7 +141,7 @@ def read_image(data: bytes, *, max_pixels: int, name: str, memory: Memory | None
         if size is not None:
             check_size(size, max_pixels)
         if image_format == "JPEG":
-            return _read_jpeg(data, jpeg_facts(data), max_pixels, memory or fresh)
+            return _read_jpeg(data, jpeg_facts(data), max_pixels, memory or fresh, longest)
         if image_format == "HEIF":
             return _read_heif(data, max_pixels, memory or fresh)
         return _read_with_pillow(data, image_format, max_pixels, memory or fresh)
@@ -163,11 +169,17 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _read_jpeg(data: bytes, facts: JpegFacts, max_pixels: int, memory: Memory) -> DecodedImage:
+def _read_jpeg(
+    data: bytes, facts: JpegFacts, max_pixels: int, memory: Memory, longest: int | None
+) -> DecodedImage:
     if facts.scans > _MAX_SCANS:
         raise UnreadableImage(f"a JPEG of {facts.scans} scans, at most {_MAX_SCANS} are decoded")
+    height, width = facts.height, facts.width
+    if longest is not None:
+        height, width = decoded_size(height, width, longest)
+    colours = "CMYK" if facts.components == 4 else "RGB"
     try:
-        pixels = _decode_jpeg(data, facts, memory)
+        pixels = _decode_jpeg(data, colours, memory(height, width, len(colours)))
     except ValueError as error:
         if _ODD_SUBSAMPLING in str(error):
             return _read_with_pillow(data, "JPEG", max_pixels, memory, facts.orientation)
@@ -178,22 +190,26 @@ def _read_jpeg(data: bytes, facts: JpegFacts, max_pixels: int, memory: Memory) -
     if facts.components == 4:
         if facts.adobe:
             np.invert(pixels, out=pixels)
-        inks = Image.frombuffer("CMYK", (facts.width, facts.height), pixels, "raw", "CMYK", 0, 1)
+        inks = Image.frombuffer("CMYK", (width, height), pixels, "raw", "CMYK", 0, 1)
         pixels = _pixels_of(inks.convert("RGB"), memory)
-    return _decoded(pixels, facts.orientation, "JPEG")
+    turned = upright(pixels, facts.orientation)
+    stored = facts.height, facts.width
+    size = stored[::-1] if facts.orientation in ON_ITS_SIDE else stored
+    scaled_from = None if (height, width) == stored else size
+    return DecodedImage(turned, turned is not pixels, "JPEG", facts.width, facts.height, scaled_from)
 
 
-def _decode_jpeg(data: bytes, facts: JpegFacts, memory: Memory) -> Pixels:
-    """Decode into (height, width, 3), or 4 for CMYK; a `ValueError` where libjpeg would fill in gray."""
-    colours = "CMYK" if facts.components == 4 else "RGB"
-    pixels = memory(facts.height, facts.width, len(colours))
+def _decode_jpeg(data: bytes, colours: str, pixels: Pixels) -> Pixels:
+    """Decode into `pixels`, of whatever size; a `ValueError` where libjpeg would fill in gray."""
+    height, width, _ = pixels.shape
+    decode = partial(simplejpeg.decode_jpeg, data, colours, min_height=height, min_width=width, buffer=pixels)
     try:
-        simplejpeg.decode_jpeg(data, colours, buffer=pixels)
+        decode()
     except ValueError as error:
         left_over = _LEFT_OVER.search(str(error))
         if left_over is None or int(left_over[1]) * 100 > len(data):
             raise
-        simplejpeg.decode_jpeg(data, colours, buffer=pixels, strict=False)
+        decode(strict=False)
     return pixels
 
 

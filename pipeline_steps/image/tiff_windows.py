@@ -17,6 +17,7 @@ from pipeline_steps.errors import UnreadableImage
 from pipeline_steps.image.intake import Pixels, check_size, read_image
 from pipeline_steps.image.tiff_blocks import Strange, TiffBlocks, blocks_of
 from pipeline_steps.image.turning import ON_ITS_SIDE, stored_window, upright
+from pipeline_steps.pictures import Window
 
 LEAST_PIXELS = 50_000_000
 """Smaller pictures are decoded whole: that is faster, and any step can read them."""
@@ -25,50 +26,8 @@ _KEPT_LINES = 1024
 quarter of the picture at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class TiffWindow:
-    """A part of a TIFF that is not decoded yet, in the frame of the upright picture."""
-
-    _blocks: DecodedBlocks
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and 3, as an array's."""
-        return self.bottom - self.top, self.right - self.left, 3
-
-    @property
-    def memory(self) -> int:
-        """Bytes that are held while it is looked at: blocks, and about as much of windows."""
-        return 2 * self._blocks.kept_bytes
-
-    @property
-    def turned(self) -> bool:
-        """Whether the stored picture is turned or mirrored to be upright."""
-        return self._blocks.turned
-
-    def __getitem__(self, part: tuple[slice, slice], /) -> TiffWindow:
-        """Return a part of it, as an array does; nothing is decoded."""
-        (top, bottom, _), (left, right, _) = (
-            one.indices(length) for one, length in zip(part, self.shape[:2], strict=True)
-        )
-        x, y = self.left, self.top
-        return TiffWindow(self._blocks, x + left, y + top, x + right, y + bottom)
-
-    def read(self) -> Pixels:
-        """Decode it: milliseconds, so not on the event loop.
-
-        Raises:
-            UnreadableImage: the file is damaged here.
-        """
-        return self._blocks.read(self.left, self.top, self.right, self.bottom)
-
-
 @dataclass(slots=True)
-class DecodedBlocks:
+class TiffWindows:
     """Decodes blocks, and keeps the last few. Any thread may ask."""
 
     _blocks: TiffBlocks
@@ -78,9 +37,22 @@ class DecodedBlocks:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
+    def memory(self) -> int:
+        """Bytes that are held while it is looked at: blocks, and about as much of windows."""
+        return 2 * self.kept_bytes
+
+    @property
     def turned(self) -> bool:
-        """Whether what is stored is not upright."""
+        """Whether the stored picture is turned or mirrored to be upright."""
         return 2 <= self._blocks.orientation <= 8
+
+    @property
+    def whole(self) -> Window:
+        """The whole upright picture."""
+        width, height = self._blocks.width, self._blocks.height
+        if self._blocks.orientation in ON_ITS_SIDE:
+            width, height = height, width
+        return Window(self.read, 0, 0, width, height)
 
     def read(self, left: int, top: int, right: int, bottom: int) -> Pixels:
         """Return a part of the upright picture, in memory of its own."""
@@ -114,7 +86,7 @@ class DecodedBlocks:
 
 def open_windows(
     data: bytes, *, max_pixels: int, name: str, least_pixels: int | None = None
-) -> TiffWindow | None:
+) -> TiffWindows | None:
     """Return the picture, to be read window by window; None if it is one to be decoded whole.
 
     Args:
@@ -146,5 +118,4 @@ def open_windows(
         check_size((blocks.width, blocks.height), max_pixels)
     except UnreadableImage as error:
         raise UnreadableImage(f"{name}: {error}") from None
-    width, height = (blocks.height, blocks.width) if turned else (blocks.width, blocks.height)
-    return TiffWindow(DecodedBlocks(blocks, name, 3 * kept), 0, 0, width, height)
+    return TiffWindows(blocks, name, 3 * kept)

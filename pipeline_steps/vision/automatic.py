@@ -78,10 +78,12 @@ async def find(model: str, image: Image, search: Search, ctx: StepContext) -> Re
     for start in range(0, len(crops), CROPS_AT_ONCE):
         some = crops[start : start + CROPS_AT_ONCE]
         ctx.deadline.check()
-        pixels = [image.pixels[y1:y2, x1:x2] for _, (x1, y1, x2, y2) in some]
         # The picture as a whole is embedded as the object it is, so that other steps' embedding serves.
-        pixels = [image.pixels if part.shape == image.pixels.shape else part for part in pixels]
-        for (layer, crop), seen in zip(some, await ctx.models.embed(model, pixels), strict=True):
+        shown = [
+            image.shown if (x2 - x1, y2 - y1) == (image.width, image.height) else image.pixels[y1:y2, x1:x2]
+            for _, (x1, y1, x2, y2) in some
+        ]
+        for (layer, crop), seen in zip(some, await ctx.models.embed(model, shown), strict=True):
             parts.append(await _in_crop(model, seen, layer, crop, image, search, ctx))
     found = parts[0] if len(parts) == 1 else _joined(parts)
     if len(crops) > 1:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
 from pipeline_steps.artifact import NOTHING, Ids
-from pipeline_steps.artifacts import Classifications, Crops, Detections, Image, Pixels, Segments
+from pipeline_steps.artifacts import Classifications, Crops, Detections, Image, Segments
 from pipeline_steps.checks import model_problems
 from pipeline_steps.context import StepContext
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.models import CLASSIFIERS
+from pipeline_steps.pictures import Picture
 from pipeline_steps.registry import Kinds, Scope, StepParams, step
 from pipeline_steps.vision.views import crops_of
 
@@ -49,6 +50,10 @@ class ClassificationParams(StepParams):
                 return frozenset({Segments})
             case _:
                 return frozenset()
+
+    def only_shows(self, written: Kinds) -> bool:
+        """If there is nothing in the picture that it would show instead."""
+        return self.over == "image" or (self.over is None and written.isdisjoint({Detections, Segments}))
 
     def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Check the model."""
@@ -89,7 +94,7 @@ def _subjects(
     segments: Segments | None,
     crops: Crops | None,
     over: Over | None,
-) -> tuple[Ids, Ids, list[Pixels]]:
+) -> tuple[Ids, Ids, Sequence[Picture]]:
     """Return the detection and the segment each picture shows, and the pictures."""
     if over is None:
         over = "detections" if detections is not None else "segments" if segments is not None else "image"
@@ -106,4 +111,4 @@ def _subjects(
             return np.full(len(shown), NOTHING, np.int64), segments.id, shown
         case "image":
             nothing = np.full(1, NOTHING, np.int64)
-            return nothing, nothing, [image.pixels]
+            return nothing, nothing, [image.shown]

@@ -40,6 +40,11 @@ class DetectionParams(StepParams):
         """Segments, if only some are to be looked at."""
         return frozenset() if self.segment_type is None else frozenset({Segments})
 
+    def only_shows(self, written: Kinds) -> bool:
+        """Unless it looks at crops."""
+        del written
+        return self.segment_type is None
+
     def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Check model, classes and segment type against what exists."""
         yield from model_problems(scope, "model", self.model, ModelKind.DETECTION)
@@ -64,6 +69,6 @@ async def detect(
         return Detections.none()
     spec = ctx.models.spec(params.model)
     least = spec.least(params.confidence, LEAST_SCORE)
-    found = await ctx.models.detect(params.model, [view.image.pixels for view in where], least)
+    found = await ctx.models.detect(params.model, [view.image.shown for view in where], least)
     seen = [(view, chosen(boxes, least, params.classes)) for view, boxes in zip(where, found, strict=True)]
     return as_detections(seen, segments, ctx)

@@ -15,7 +15,7 @@ from pipeline_steps.context import StepContext
 from pipeline_steps.geometry import suppress
 from pipeline_steps.models import CLASSIFIERS, MaskQuality, ModelKind
 from pipeline_steps.names import Names
-from pipeline_steps.registry import Scope, StepParams, step
+from pipeline_steps.registry import Kinds, Scope, StepParams, step
 from pipeline_steps.vision import automatic, candidates
 from pipeline_steps.vision.candidates import Candidates
 from pipeline_steps.vision.views import chosen, clipped
@@ -150,6 +150,11 @@ class SegmentationParams(StepParams):
             )
             yield "crop_n_points_downscale_factor", said
 
+    def only_shows(self, written: Kinds) -> bool:
+        """Unless it looks at crops, or shows each region to a classifier."""
+        del written
+        return self.mode != "automatic" or (self.crop_n_layers == 0 and self.classifier is None)
+
     def segment_labels(self, scope: Scope) -> frozenset[str] | None:
         """The classes of the model that names the segments, or `object`."""
         namer = self._namer()
@@ -197,14 +202,14 @@ async def segment(image: Image, params: SegmentationParams, ctx: StepContext) ->
 
 async def _prompted(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
     least = ctx.models.spec(params.detector).least(params.confidence, LEAST_SCORE)
-    boxes = (await ctx.models.detect(params.detector, [image.pixels], least))[0]
+    boxes = (await ctx.models.detect(params.detector, [image.shown], least))[0]
     found = candidates.of_boxes(clipped(chosen(boxes, least, params.classes), image))
     # One region may be two classes to a detector; as two segments its plants would be counted twice.
     found = found.take(suppress(found.xyxy, found.score, params.box_nms_thresh))
     if not params.masks or not len(found):
         return found
     ctx.deadline.check()
-    embedding = (await ctx.models.embed(params.mask_model, [image.pixels]))[0]
+    embedding = (await ctx.models.embed(params.mask_model, [image.shown]))[0]
     return await candidates.with_masks(found, params.mask_model, embedding, image, ctx)
 
 
@@ -235,7 +240,7 @@ async def _automatic(image: Image, params: SegmentationParams, ctx: StepContext)
 
 async def _instances(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
     least = ctx.models.spec(params.mask_model).least(params.confidence, LEAST_SCORE)
-    found = candidates.of_masks((await ctx.models.instances(params.mask_model, [image.pixels]))[0])
+    found = candidates.of_masks((await ctx.models.instances(params.mask_model, [image.shown]))[0])
     found = found.take(found.score >= least)
     found = found.of_classes(params.classes)
     return found.take(suppress(found.xyxy, found.score, params.box_nms_thresh))
@@ -243,7 +248,7 @@ async def _instances(image: Image, params: SegmentationParams, ctx: StepContext)
 
 async def _semantic(image: Image, params: SegmentationParams, ctx: StepContext) -> Candidates:
     spec = ctx.models.spec(params.mask_model)
-    classes = (await ctx.models.semantic(params.mask_model, [image.pixels]))[0]
+    classes = (await ctx.models.semantic(params.mask_model, [image.shown]))[0]
     found = await candidates.of_class_map(
         classes, spec.classes, min_area=params.min_area * image.width * image.height
     )

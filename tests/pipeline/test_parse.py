@@ -566,3 +566,27 @@ class TestWhatIsRead:
         self, elements: tuple[ElementDefinition, ...], in_windows: bool
     ) -> None:
         assert parse(pipeline(*elements), load_steps(plugins=False)).in_windows is in_windows
+
+    @pytest.mark.parametrize(
+        ("elements", "only_shows"),
+        [
+            ((step("detection"), step("count"), step("size_calculator")), True),
+            ((step("classification"),), True),
+            ((chord(group(step("detection"), step("segmentation")), step("aggregate_detections")),), True),
+            ((step("segmentation", mode="automatic"), step("count")), True),
+            ((step("segmentation"), step("segment_filter")), False),
+            ((step("segmentation", mode="automatic", classifier="species"),), False),
+            ((step("segmentation", mode="automatic", crop_n_layers=1),), False),
+            ((step("detection"), step("classification")), False),
+            ((step("detection"), step("classification", over="image")), True),
+            ((step("segmentation"), step("detection", segment_type="bed")), False),
+            ((step("sahi_detection"), step("count")), False),
+            ((step("detection"), step("upload_image")), False),
+            ((step("detection"), step("visualize_detections")), False),
+            ((step("detection"), map_("detections", step("species_distributor"))), False),
+        ],
+    )
+    def test_a_photo_may_be_scaled_if_it_is_only_shown_to_models_as_a_whole(
+        self, elements: tuple[ElementDefinition, ...], only_shows: bool
+    ) -> None:
+        assert parse(pipeline(*elements), load_steps(plugins=False)).only_shows is only_shows

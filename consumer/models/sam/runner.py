@@ -26,9 +26,10 @@ from consumer.models.sam.decoder import Decoder, Look, Understood
 from consumer.models.sam.encoder import encode
 from consumer.models.sam.pictures import shown
 from consumer.models.sam.stretch import sam_stretch
-from pipeline_steps.artifacts import Mask, Pixels
+from pipeline_steps.artifacts import Mask
 from pipeline_steps.errors import ModelUnavailable
 from pipeline_steps.models import MaskQuality, ModelSpec, SketchedMasks
+from pipeline_steps.pictures import Picture
 
 _PROMPTS_ON_CPU = 8
 _PROMPTS_ON_GPU = 64
@@ -95,11 +96,11 @@ class SamRunner:
         encoded = partial(_encoded, self._model.prompt_encoder, self._device)
         self._encoded = lru_cache(maxsize=_PROMPTS_KEPT)(encoded)
 
-    def costly(self, item: Pixels | Prompt) -> bool:
+    def costly(self, item: Picture | Prompt) -> bool:
         """Only pictures, which are resized."""
         return not isinstance(item, Prompt)
 
-    def prepare(self, item: Pixels | Prompt) -> Shown | Prompt:
+    def prepare(self, item: Picture | Prompt) -> Shown | Prompt:
         """Resize the picture so that its longer side is what the model sees."""
         return item if isinstance(item, Prompt) else shown(item, self._side)
 

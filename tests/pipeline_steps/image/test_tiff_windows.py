@@ -22,7 +22,8 @@ from PIL import Image
 from pipeline_steps.errors import UnreadableImage
 from pipeline_steps.image.intake import read_image
 from pipeline_steps.image.tiff_blocks import Strange, blocks_of
-from pipeline_steps.image.tiff_windows import TiffWindow, open_windows
+from pipeline_steps.image.tiff_windows import open_windows
+from pipeline_steps.pictures import Window
 
 WIDTH, HEIGHT = 150, 210
 LINES = 16
@@ -163,10 +164,10 @@ FILES: dict[str, Callable[[], bytes]] = {
 }
 
 
-def windows(data: bytes, **options: Any) -> TiffWindow:
+def windows(data: bytes, **options: Any) -> Window:
     found = open_windows(data, **{"max_pixels": 1_000_000, "name": "x", "least_pixels": 1} | options)
     assert found is not None
-    return found
+    return found.whole
 
 
 def whole(data: bytes) -> npt.NDArray[np.uint8]:
@@ -264,6 +265,7 @@ from pathlib import Path
 from pipeline_steps.geometry import tiles
 from pipeline_steps.image.intake import read_image
 from pipeline_steps.image.tiff_windows import open_windows
+from pipeline_steps.pictures import Window
 
 def peak():
     # Not getrusage: its peak begins with what the parent held.
@@ -273,7 +275,7 @@ def peak():
 data = Path({path!r}).read_bytes()
 read_image(Path({small!r}).read_bytes(), max_pixels=1_000_000, name="x")
 before = peak()
-picture = open_windows(data, max_pixels=200_000_000, name="x")
+picture = open_windows(data, max_pixels=200_000_000, name="x").whole
 height, width, _ = picture.shape
 seen = 0
 for left, top, right, bottom in tiles(width, height, 512, 512, 0.25).tolist():
@@ -334,7 +336,7 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes) -> None
     try:
         seen = open_windows(data, max_pixels=100_000, name="x", least_pixels=1)
         if seen is not None:
-            assert seen.read().shape == seen.shape
+            assert seen.whole.read().shape == seen.whole.shape
     except UnreadableImage as refused:
         assert str(refused).startswith("x: ")  # noqa: PT017
 

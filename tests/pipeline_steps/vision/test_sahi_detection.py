@@ -151,7 +151,7 @@ def test_a_large_tiff_that_is_not_decoded_is_looked_at_as_a_decoded_one() -> Non
     windows = open_windows(file.getvalue(), max_pixels=500 * 300, name="x", least_pixels=1)
     assert windows is not None
 
-    found = run(Image(windows), **SMALL_TILES)
+    found = run(Image(windows.whole), **SMALL_TILES)
 
     assert found == run(Image(pixels), **SMALL_TILES)
     assert len(found) == len(plants)
