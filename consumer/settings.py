@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AnyHttpUrl,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -112,6 +113,11 @@ class Settings(BaseSettings):
     ledger: Literal["on", "off"] = Field("on", description="Off: no record, so plain at-least-once.")
     model_memory: PositiveInt | None = Field(
         None, description="Bytes each device may hold for models; those not pinned make room for each other."
+    )
+    embedding_memory: NonNegativeInt = Field(
+        128 << 20,
+        description="Bytes of what `sam` models made of pictures that are kept on the devices for a tenant's "
+        "other messages about the same pictures; 0: none.",
     )
     max_message_bytes: PositiveInt = Field(10_000_000, description="Largest message that is read.")
     max_image_bytes: PositiveInt = Field(200_000_000, description="Largest photo that is fetched.")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from consumer.models.embeddings import RecentEmbeddings
+from consumer.models.embeddings import JobEmbeddings
 from consumer.models.runner import POINTS_AT_ONCE, MaskFound, Prompt, Sought
 from pipeline_steps.artifacts import Boxes
 from pipeline_steps.errors import InvalidInput
@@ -90,8 +90,8 @@ class ModelCalls(ABC):
         return SketchedMasks.joined(found)
 
     @cached_property
-    def _embeddings(self) -> RecentEmbeddings:
-        return RecentEmbeddings()
+    def _embeddings(self) -> JobEmbeddings:
+        return JobEmbeddings()
 
     async def _masks(
         self, name: str, embedding: ImageEmbedding, prompts: npt.NDArray[np.float32], columns: int

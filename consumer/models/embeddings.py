@@ -1,8 +1,8 @@
-"""What `sam` models made of a job's pictures, for the steps that ask about the same picture again.
+"""What `sam` models made of pictures, for those who ask about the same pictures again.
 
-A picture is known by being the same array: nobody writes into a picture, and comparing 48 megapixels would
-cost time. Nothing is kept across jobs, by a digest say: a photo hardly ever comes twice within the minutes
-that memory could hold it, a result that was recorded is not computed again, and tenants share nothing.
+Steps of one job ask about the same array, which nobody writes into: that is seen at once. Another job shows
+the model the same pixels anew: another pipeline about the photo, a replay, a second try. That is seen by a
+digest of what the encoder would be shown. Only a tenant's own jobs find what it asked for.
 """
 
 from __future__ import annotations
@@ -10,62 +10,152 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from pipeline_steps.models import ImageEmbedding
 from pipeline_steps.pictures import Picture
 
-_MOST = 4
+_OF_A_JOB = 4
 """12 MB each for segment-anything's own sizes."""
 
-Embed = Callable[[Sequence[Picture]], Awaitable[list[ImageEmbedding]]]
-_Key = tuple[str, int]
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Make = Callable[[Sequence[Item]], Awaitable[list[Answer]]]
 
 
-class _Kept(NamedTuple):
-    picture: weakref.ref[Picture]
-    """Weak: a picture that nobody else needs goes, and its embedding is not asked for again."""
-    embedding: ImageEmbedding
+class Recent(Generic[Answer]):
+    """The last answers, by what was asked. Whoever asks for what is being made waits for it.
 
+    Args:
+        most: what they may weigh together; the oldest go.
+        weigh: what an answer weighs.
+    """
 
-class RecentEmbeddings:
-    """The last few embeddings of one job."""
+    def __init__(self, most: int, weigh: Callable[[Answer], int] = lambda _: 1) -> None:
+        self._most = most
+        self._weigh = weigh
+        self._kept: OrderedDict[Hashable, Answer] = OrderedDict()
+        self._making: dict[Hashable, asyncio.Event] = {}
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
-        self._locks: weakref.WeakValueDictionary[_Key, asyncio.Lock] = weakref.WeakValueDictionary()
-
-    async def of(self, model: str, pictures: Sequence[Picture], embed: Embed) -> list[ImageEmbedding]:
-        """Return each picture's embedding, in order; those that are not kept are made.
-
-        Parallel steps that ask about one picture wait for the first of them.
-
-        Args:
-            model: the model's name.
-            pictures: what is asked about.
-            embed: makes embeddings.
+    async def of(
+        self, keys: Sequence[Hashable], items: Sequence[Item], make: Make[Item, Answer]
+    ) -> list[Answer]:
+        """Return the answer to each item, in order; those that are not kept are made, each key's once.
 
         Raises:
-            Exception: from `embed`; nothing is kept then.
+            Exception: from `make`; nothing is kept then, and whoever waited makes it.
         """
-        keys = [(model, id(picture)) for picture in pictures]
-        async with AsyncExitStack() as held:
-            for key in sorted(set(keys)):  # in one order everywhere, or two could wait for each other
-                await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
-            missing = {
-                key: picture
-                for key, picture in zip(keys, pictures, strict=True)
-                if key not in self._kept or self._kept[key].picture() is not picture
-            }
-            known = {key: self._kept[key].embedding for key in keys if key not in missing}
-            if missing:
-                made = await embed(list(missing.values()))
-                known |= dict(zip(missing, made, strict=True))
-        for key, picture in zip(keys, pictures, strict=True):
-            self._kept[key] = _Kept(weakref.ref(picture), known[key])
-            self._kept.move_to_end(key)
-        while len(self._kept) > _MOST:
-            self._kept.popitem(last=False)
-        return [known[key] for key in keys]
+        asked = dict(zip(keys, items, strict=True))
+        found: dict[Hashable, Answer] = {}
+        while True:
+            found |= {key: self._kept[key] for key in asked if key in self._kept and key not in found}
+            missing = [key for key in asked if key not in found]
+            if not missing:
+                break
+            mine = [key for key in missing if key not in self._making]
+            if mine:
+                found |= zip(mine, await self._made(mine, [asked[key] for key in mine], make), strict=True)
+            else:
+                await self._making[missing[0]].wait()
+        self._keep(found)
+        return [found[key] for key in keys]
+
+    def clear(self) -> None:
+        """Keep nothing any more. Any thread may ask."""
+        self._kept = OrderedDict()
+
+    async def _made(self, keys: list[Hashable], items: list[Item], make: Make[Item, Answer]) -> list[Answer]:
+        done = asyncio.Event()
+        self._making |= dict.fromkeys(keys, done)
+        try:
+            made = await make(items)
+            self._keep(dict(zip(keys, made, strict=True)))
+        finally:
+            for key in keys:
+                del self._making[key]
+            done.set()
+        return made
+
+    def _keep(self, answers: dict[Hashable, Answer]) -> None:
+        kept = self._kept
+        for key, answer in answers.items():
+            kept[key] = answer
+            kept.move_to_end(key)
+        weight = sum(map(self._weigh, kept.values()))
+        while weight > self._most:
+            weight -= self._weigh(kept.popitem(last=False)[1])
+
+
+class _Same:
+    """A picture as a key: equal to itself alone, and to nothing once it is gone."""
+
+    __slots__ = ("_id", "_picture")
+
+    def __init__(self, picture: Picture) -> None:
+        self._id = id(picture)
+        self._picture = weakref.ref(picture)
+
+    def __hash__(self) -> int:
+        return self._id
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Same):
+            return NotImplemented
+        picture = self._picture()
+        return picture is not None and picture is other._picture()
+
+
+class JobEmbeddings:
+    """Those of one job, by the picture itself: a picture that nobody else needs is not kept for them."""
+
+    def __init__(self) -> None:
+        self._recent = Recent[ImageEmbedding](_OF_A_JOB)
+
+    async def of(
+        self, model: str, pictures: Sequence[Picture], embed: Make[Picture, ImageEmbedding]
+    ) -> list[ImageEmbedding]:
+        """Return each picture's embedding by the model of that name, in order.
+
+        Raises:
+            Exception: from `embed`.
+        """
+        return await self._recent.of([(model, _Same(picture)) for picture in pictures], pictures, embed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    tenant: Hashable
+    model: str
+    digest: bytes
+
+
+class KeptEmbeddings:
+    """Those that jobs leave to each other, by what the encoder is shown.
+
+    Args:
+        most: bytes they may take, on the models' devices; what is larger is not kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._recent = Recent[Any](most, lambda embedding: int(embedding.nbytes))
+
+    async def of(
+        self,
+        tenant: Hashable,
+        model: str,
+        digests: Sequence[bytes],
+        ready: Sequence[Item],
+        embed: Make[Item, Any],
+    ) -> list[Any]:
+        """Return the embedding of each picture that is ready to be shown, in order.
+
+        Raises:
+            Exception: from `embed`.
+        """
+        return await self._recent.of([_Shown(tenant, model, digest) for digest in digests], ready, embed)
+
+    def clear(self) -> None:
+        """Drop all: a device is full, or a model goes, whose embeddings are its own. Any thread may ask."""
+        self._recent.clear()

@@ -118,6 +118,7 @@ async def _open_pool(
         on_broken=told.broke,
         memory=settings.model_memory,
         shares=settings.tenant_shares,
+        embedding_memory=settings.embedding_memory,
         warm_up_first=settings.warm_up == "before_ready",
     )
     return devices, await asyncio.to_thread(make, manifest, devices, cache=cache, phases=phases)

@@ -9,15 +9,17 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from consumer.fair_threads import FairThreads
-from consumer.models.batch_info import BatchInfo
+from consumer.models.batch_info import BatchInfo, Ending
 from consumer.models.batcher import NOBODY, Batcher
 from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
+from consumer.models.embeddings import KeptEmbeddings
 from consumer.models.finite import require_numbers
+from consumer.models.loader import Loader, Place
 from consumer.models.manifest import Manifest, ModelEntry
+from consumer.models.preparing import Preparers
 from consumer.models.residency import DeviceFull, Residency
 from consumer.models.runner import AnyRunner, Prompt
 from consumer.models.waiting import EVEN, Owner, Shares
@@ -25,26 +27,7 @@ from consumer.ops.tracing import span
 from pipeline_steps.errors import ModelMismatch, ModelUnavailable
 from pipeline_steps.models import ModelKind, Models, ModelSpec
 
-_PREPARERS = 3
-"""Threads that resize pictures for the device: two are enough to keep it fed and to leave cores for decoding,
-and one is for a tenant that has none."""
 _CLOSE_SECONDS = 10.0
-
-Place = Callable[[Device], AnyRunner]
-"""Moves a model that is in the host's memory to a device; called on that device's thread, once for each
-device and one after the other."""
-
-
-class Loader(Protocol):
-    """Reads models. `torch_loader.py` has the real one, `simulated.py` one for tests."""
-
-    async def load(self, model: ModelEntry, devices: int) -> Place:
-        """Read the model's weights into the host's memory, off the event loop, for so many devices.
-
-        Raises:
-            ModelUnavailable: it cannot be read, or is not what the manifest says.
-        """
-        ...
 
 
 class _Lane(NamedTuple):
@@ -76,6 +59,7 @@ class ModelPool(ModelCalls):
         warm_up_first: whether the pinned models are warm before it is ready; otherwise what is asked first
             waits for that, and what they take is measured without it.
         shares: of each device's time, by tenant.
+        embedding_memory: bytes that embeddings may take which jobs leave to each other.
     """
 
     def __init__(
@@ -89,17 +73,20 @@ class ModelPool(ModelCalls):
         memory: int | None = None,
         warm_up_first: bool = True,
         shares: Shares = EVEN,
+        embedding_memory: int = 0,
     ) -> None:
         self._manifest = manifest
+        self._kept = KeptEmbeddings(embedding_memory)
+        self._on_batch = on_batch
         self._loader = loader
         self._on_broken = on_broken
         self._warm_up_first = warm_up_first
         threads = [DeviceThread(device) for device in devices]
         self._lanes = tuple(
-            _Lane(thread, Batcher(thread, on_batch=on_batch, on_broken=on_broken, shares=shares))
+            _Lane(thread, Batcher(thread, on_batch=self._ran, on_broken=on_broken, shares=shares))
             for thread in threads
         )
-        self._preparers = FairThreads(_PREPARERS, "prepare")
+        self._preparers = Preparers(with_digests=embedding_memory > 0)
         self._replicas: dict[str, tuple[_Replica, ...]] = {}
         self._residency = Residency(memory, self._load, self._unload)
         self._started = False
@@ -124,6 +111,11 @@ class ModelPool(ModelCalls):
             replica.runner.warm_up()
         except Exception as error:  # noqa: BLE001  whatever it is, this model answers nobody
             self._on_broken(f"a model did not survive its warm-up: {error!r}")
+
+    def _ran(self, batch: BatchInfo) -> None:
+        if batch.ending is Ending.OUT_OF_MEMORY:
+            self._kept.clear()
+        self._on_batch(batch)
 
     @property
     def ready(self) -> bool:
@@ -153,7 +145,7 @@ class ModelPool(ModelCalls):
         self._closed = True
         for lane in self._lanes:
             lane.batcher.close()
-        self._preparers.shutdown(wait=False)
+        self._preparers.close()
         for lane in self._lanes:
             await asyncio.to_thread(lane.thread.close, _CLOSE_SECONDS)
 
@@ -210,9 +202,17 @@ class ModelPool(ModelCalls):
     async def _answers(self, name: str, items: Sequence[Any], owner: Owner) -> list[Any]:
         async with self._residency.holding_unannounced(name):
             # Prepared before a device is chosen, by any replica: meanwhile others choose, too.
-            ready = await self._prepare(self._replicas[name][0].runner, items, owner.tenant)
-            runner, lane = self._choose(name, self._replicas[name], items)
-            answers = await lane.batcher.submit(name, runner, ready, owner=owner)
+            ready, digests = await self._preparers.prepare(
+                self._replicas[name][0].runner, items, owner.tenant
+            )
+            submit = partial(self._submit, name, owner)
+            if digests:
+                return await self._kept.of(owner.tenant, name, digests, ready, submit)
+            return await submit(ready)
+
+    async def _submit(self, name: str, owner: Owner, ready: Sequence[Any]) -> list[Any]:
+        runner, lane = self._choose(name, self._replicas[name], ready)
+        answers = await lane.batcher.submit(name, runner, ready, owner=owner)
         require_numbers(name, answers)
         return answers
 
@@ -257,6 +257,7 @@ class ModelPool(ModelCalls):
         await self._release_memory()
 
     async def _release_memory(self) -> None:
+        self._kept.clear()
         for lane in self._lanes:
             await asyncio.wrap_future(lane.thread.call(lane.thread.device.release_memory))
 
@@ -269,14 +270,6 @@ class ModelPool(ModelCalls):
                     return replica
             raise ModelMismatch(f"model {name!r} did not make the embedding it was asked about")
         return min(replicas, key=lambda replica: replica.lane.batcher.load())
-
-    async def _prepare(self, runner: AnyRunner, items: Sequence[Any], tenant: Hashable) -> list[Any]:
-        def prepare() -> list[Any]:
-            return [runner.prepare(item) for item in items]
-
-        if any(runner.costly(item) for item in items):
-            return await asyncio.get_running_loop().run_in_executor(self._preparers.of(tenant), prepare)
-        return prepare()
 
 
 class _JobModels(ModelCalls):

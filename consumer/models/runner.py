@@ -73,6 +73,15 @@ class Pads(Protocol):
         ...
 
 
+@runtime_checkable
+class Embeds(Protocol):
+    """A runner that answers pictures with embeddings, which are asked about again."""
+
+    def digest(self, ready: Any) -> bytes | None:
+        """Return what equal pictures have in common and others have not; None of what is no picture."""
+        ...
+
+
 def batch_sizes(largest: int) -> Iterator[int]:
     """Yield 1, 2, 4 and so on, and `largest` itself."""
     size = 1

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from consumer.models.device import Device
+from consumer.models.loader import Place
 from consumer.models.manifest import ModelEntry
-from consumer.models.pool import Place
 from consumer.models.runner import AnyRunner, Sought, batch_sizes
 
 

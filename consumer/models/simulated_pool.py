@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from consumer.models.batch_info import BatchInfo
 from consumer.models.device import Device
+from consumer.models.loader import Place
 from consumer.models.manifest import Manifest, ModelEntry
-from consumer.models.pool import ModelPool, Place
+from consumer.models.pool import ModelPool
 from consumer.models.runner import AnyRunner, Prompt, Sought
 from consumer.models.simulated import SimulatedBreak, SimulatedDevice, SimulatedOutOfMemory
 from consumer.models.simulated_answers import answers, without_numbers

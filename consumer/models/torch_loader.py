@@ -19,8 +19,9 @@ from consumer.models.detection import DetectionRunner
 from consumer.models.device import Device
 from consumer.models.folding import fold_normalisations
 from consumer.models.instances import InstanceRunner
+from consumer.models.loader import Place
 from consumer.models.manifest import Manifest, ModelEntry
-from consumer.models.pool import ModelPool, Place
+from consumer.models.pool import ModelPool
 from consumer.models.precision import Compile, compute_as_told, exact_float32, uncompiled
 from consumer.models.runner import AnyRunner
 from consumer.models.sam import SamRunner
@@ -106,6 +107,7 @@ def torch_pool(
     memory: int | None = None,
     warm_up_first: bool = True,
     shares: Shares = EVEN,
+    embedding_memory: int = 0,
     phases: Phases | None = None,
 ) -> ModelPool:
     """Return a pool of the manifest's models on torch's devices, and let torch use its share of the CPU only.
@@ -119,6 +121,7 @@ def torch_pool(
         memory: see `ModelPool`.
         warm_up_first: see `ModelPool`.
         shares: see `ModelPool`.
+        embedding_memory: see `ModelPool`.
         phases: see `TorchLoader`.
 
     Raises:
@@ -138,6 +141,7 @@ def torch_pool(
         memory=memory,
         warm_up_first=warm_up_first,
         shares=shares,
+        embedding_memory=embedding_memory,
     )
 
 

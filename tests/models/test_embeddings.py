@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumer.models.embeddings import RecentEmbeddings
+from consumer.models.embeddings import JobEmbeddings
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.models import ImageEmbedding
 
@@ -40,7 +40,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 def test_a_second_step_finds_the_embedding_of_the_first() -> None:
     async def steps() -> None:
-        encoder, kept, photo = Encoder(), RecentEmbeddings(), picture()
+        encoder, kept, photo = Encoder(), JobEmbeddings(), picture()
 
         first = await kept.of("sam", [photo], encoder.embed)
 
@@ -52,7 +52,7 @@ def test_a_second_step_finds_the_embedding_of_the_first() -> None:
 
 def test_equal_pixels_and_other_models_are_other_pictures() -> None:
     async def steps() -> None:
-        encoder, kept, photo = Encoder(), RecentEmbeddings(), picture()
+        encoder, kept, photo = Encoder(), JobEmbeddings(), picture()
 
         await kept.of("sam", [photo], encoder.embed)
         await kept.of("sam", [photo.copy()], encoder.embed)
@@ -65,7 +65,7 @@ def test_equal_pixels_and_other_models_are_other_pictures() -> None:
 
 def test_of_several_pictures_only_the_new_ones_are_embedded_each_once() -> None:
     async def steps() -> None:
-        encoder, kept, photos = Encoder(), RecentEmbeddings(), [picture() for _ in range(3)]
+        encoder, kept, photos = Encoder(), JobEmbeddings(), [picture() for _ in range(3)]
 
         (second,) = await kept.of("sam", photos[1:2], encoder.embed)
         found = await kept.of("sam", [*photos, photos[0]], encoder.embed)
@@ -80,7 +80,7 @@ def test_of_several_pictures_only_the_new_ones_are_embedded_each_once() -> None:
 
 def test_parallel_steps_wait_for_one_embedding() -> None:
     async def steps() -> None:
-        encoder, kept, one, other = Encoder(), RecentEmbeddings(), picture(), picture()
+        encoder, kept, one, other = Encoder(), JobEmbeddings(), picture(), picture()
 
         asked = [[one, other], [other, one], [one], [other]]
         found = await asyncio.gather(*(kept.of("sam", some, encoder.embed) for some in asked))
@@ -93,7 +93,7 @@ def test_parallel_steps_wait_for_one_embedding() -> None:
 
 def test_what_failed_is_tried_again_by_the_next() -> None:
     async def steps() -> None:
-        encoder, kept, photo = Encoder(), RecentEmbeddings(), picture()
+        encoder, kept, photo = Encoder(), JobEmbeddings(), picture()
         encoder.failing = True
         with pytest.raises(MemoryError):
             await kept.of("sam", [photo], encoder.embed)
@@ -107,7 +107,7 @@ def test_what_failed_is_tried_again_by_the_next() -> None:
 
 def test_only_the_last_few_are_kept() -> None:
     async def steps() -> None:
-        encoder, kept, photos = Encoder(), RecentEmbeddings(), [picture() for _ in range(6)]
+        encoder, kept, photos = Encoder(), JobEmbeddings(), [picture() for _ in range(6)]
 
         for photo in [*photos, photos[-1], photos[0]]:
             await kept.of("sam", [photo], encoder.embed)
@@ -119,7 +119,7 @@ def test_only_the_last_few_are_kept() -> None:
 
 def test_a_new_picture_at_the_place_of_one_that_is_gone_is_new() -> None:
     async def steps() -> None:
-        encoder, kept = Encoder(), RecentEmbeddings()
+        encoder, kept = Encoder(), JobEmbeddings()
         for _ in range(50):  # so that the same address comes again
             await kept.of("sam", [picture()], encoder.embed)
             gc.collect(0)

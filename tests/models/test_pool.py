@@ -20,8 +20,9 @@ from torch import nn
 from consumer.models.batch_info import BatchInfo
 from consumer.models.detection import DetectionRunner
 from consumer.models.device import Device
+from consumer.models.loader import Place
 from consumer.models.manifest import Manifest, ModelEntry, load_manifest
-from consumer.models.pool import ModelPool, Place
+from consumer.models.pool import ModelPool
 from consumer.models.runner import AnyRunner
 from consumer.models.simulated import (
     SimulatedDevice,

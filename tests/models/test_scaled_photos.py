@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from consumer.local.scenes import demo_photo
-from consumer.models.embeddings import RecentEmbeddings
+from consumer.models.embeddings import JobEmbeddings
 from consumer.models.manifest import InvalidManifest, load_manifest
 from consumer.models.pixels import decoded
 from consumer.models.runner import Prompt, Sought
@@ -122,7 +122,7 @@ def test_steps_of_one_job_share_its_embedding() -> None:
             made.append(len(pictures))
             return [object() for _ in pictures]
 
-        image, kept = Image(halved(photo(60, 80))), RecentEmbeddings()
+        image, kept = Image(halved(photo(60, 80))), JobEmbeddings()
         first = await kept.of("sam", [image.shown], embed)
         assert await kept.of("sam", [image.shown], embed) == first
         assert made == [1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any, cast
 
@@ -57,6 +58,12 @@ class SamEmbedding:
     shown: tuple[int, int]
     """Height and width they had in the square that the encoder saw."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes on the device."""
+        look = self.look
+        return sum(part.nbytes for part in (look.places, look.placed, look.keys, look.values))
+
 
 class SamRunner:
     """A `segment_anything` model: pictures become embeddings, prompts about them become masks.
@@ -103,6 +110,15 @@ class SamRunner:
     def prepare(self, item: Picture | Prompt) -> Shown | Prompt:
         """Resize the picture so that its longer side is what the model sees."""
         return item if isinstance(item, Prompt) else shown(item, self._side)
+
+    def digest(self, ready: Shown | Prompt) -> bytes | None:
+        """Of the pixels that the encoder sees, and of the size that answers are given in."""
+        if isinstance(ready, Prompt):
+            return None
+        pixels = ready.image.permute(1, 2, 0).contiguous()
+        seen = sha256(f"{ready.height} {ready.width} {tuple(pixels.shape)}".encode())
+        seen.update(pixels.numpy().data)
+        return seen.digest()
 
     def bucket(self, ready: Shown | Prompt) -> Hashable:
         """All pictures are padded to one square; boxes, points, and chunks of grids are a batch each."""
