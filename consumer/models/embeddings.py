@@ -50,7 +50,8 @@ class Recent(Generic[Answer]):
         asked = dict(zip(keys, items, strict=True))
         found: dict[Hashable, Answer] = {}
         while True:
-            found |= {key: self._kept[key] for key in asked if key in self._kept and key not in found}
+            kept = self._kept  # another thread may clear it
+            found |= {key: kept[key] for key in asked if key in kept and key not in found}
             missing = [key for key in asked if key not in found]
             if not missing:
                 break
