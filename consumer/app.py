@@ -52,7 +52,8 @@ from consumer.sources import SourceRules
 from consumer.storage import ObjectStore
 from consumer.turns import Turns, tenant_of
 from consumer.worker import Worker
-from pipeline_steps.registry import StepRegistry, load_steps
+from pipeline_steps.loading import load_steps
+from pipeline_steps.registry import StepRegistry
 
 log = structlog.get_logger()
 

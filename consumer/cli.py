@@ -183,7 +183,7 @@ def validate(
 ) -> None:
     """Check a pipeline definition, a request, or the older named-pipeline message, without running it."""
     from consumer.validation import validate_json
-    from pipeline_steps.registry import PluginFailed
+    from pipeline_steps.loading import PluginFailed
 
     data = sys.stdin.buffer.read() if file == "-" else read_file(Path(file))
     try:
@@ -211,7 +211,7 @@ def steps(
 ) -> None:
     """List the steps a pipeline may name: parameters, defaults, units, inputs and outputs."""
     from consumer.reference import UnknownStep, step_reference
-    from pipeline_steps.registry import PluginFailed
+    from pipeline_steps.loading import PluginFailed
 
     try:
         entries = step_reference(name)
@@ -270,7 +270,7 @@ def submit(
 ) -> None:
     """Publish one request, as the backend would, after checking it here."""
     from consumer.submit import InvalidRequest, NotPublished, request_of, submit_request
-    from pipeline_steps.registry import PluginFailed
+    from pipeline_steps.loading import PluginFailed
 
     if not project or not topic:
         needed = {"GOOGLE_CLOUD_PROJECT (or --project)": project, "REQUESTS_TOPIC (or --topic)": topic}

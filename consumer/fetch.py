@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import stamina
 
@@ -97,13 +97,13 @@ class Fetcher:
 
     def _unscaled(self, job: Job, data: bytes, height: int, width: int) -> Window:
         """Return the photo as it is stored, to be decoded at full size by who asks for it."""
-
-        @lru_cache(maxsize=1)
-        def whole() -> Pixels:
-            return read_image(data, max_pixels=self.max_pixels, name=job.source.url).pixels
+        lock, whole = threading.Lock(), list[Pixels]()
 
         def part(left: int, top: int, right: int, bottom: int) -> Pixels:
-            return whole()[top:bottom, left:right]
+            with lock:
+                if not whole:
+                    whole.append(read_image(data, max_pixels=self.max_pixels, name=job.source.url).pixels)
+            return whole[0][top:bottom, left:right]
 
         return Window(part, 0, 0, width, height)
 

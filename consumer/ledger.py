@@ -240,7 +240,8 @@ def _attempts(stored: StoredObject | None) -> Attempts:
 def _result(stored: StoredObject, job: Job) -> ProcessingResult:
     where = stored.info.url
     try:
-        result = ProcessingResult.model_validate_json(stored.data)
+        # A newer worker may have recorded it, before it was rolled back.
+        result = ProcessingResult.model_validate_json(stored.data, extra="ignore")
     except ValidationError as error:
         raise CorruptRecord(f"{where} is no result; delete it and replay the message: {error}") from error
     if (result.tenant_id, result.result_id) != (job.ids.tenant_id, job.result_id):

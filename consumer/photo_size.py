@@ -9,13 +9,17 @@ from io import BytesIO
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline_steps.errors import UnreadableImage
-from pipeline_steps.image.headers import format_of, stored_size
+from pipeline_steps.image.headers import JpegFacts, format_of, jpeg_facts, stored_size
 from pipeline_steps.image.scaling import decoded_size
 
-_BYTES_PER_PIXEL = {"JPEG": 3, "HEIF": 9, "TIFF": 11}
-"""JPEG is decoded in place, HEIF is held three times; what libtiff unpacks is held beside two others."""
+_BYTES_PER_PIXEL = {"HEIF": 9, "TIFF": 11}
+"""HEIF is held three times; what libtiff unpacks is held beside two others."""
 _WITH_PILLOW = 7
 """Pillow holds 4 bytes a pixel beside the 3 of the result."""
+_COLOURS, _INKS = 3, 11
+"""JPEG is decoded in place; inks are held beside what Pillow makes of them."""
+_COEFFICIENT = 2
+"""Bytes of each sample that libjpeg keeps of a file of several scans, however small it is decoded."""
 _SPATIAL_EXTENTS = re.compile(rb"ispe\0\0\0\0(.{8})", re.DOTALL)
 _HEAD = 1 << 18
 
@@ -37,9 +41,28 @@ def decoding_bytes(data: bytes, max_pixels: int, longest: int | None = None) -> 
     width, height = near or _size(data, image_format) or (0, 0)
     if width * height > max_pixels:
         return 0
-    if image_format == "JPEG" and longest is not None:
-        height, width = decoded_size(height, width, longest)
+    if image_format == "JPEG" and width and height:
+        return _of_a_jpeg(_facts(data[:_HEAD]) or _facts(data), longest)
     return width * height * _BYTES_PER_PIXEL.get(image_format, _WITH_PILLOW)
+
+
+def _of_a_jpeg(facts: JpegFacts | None, longest: int | None) -> int:
+    if facts is None:
+        return 0
+    kept = _COEFFICIENT * facts.samples if facts.scans > 1 else 0
+    height, width = facts.height, facts.width
+    if not facts.is_common and facts.components != 4:  # read by Pillow, if simplejpeg does not know it
+        return height * width * _WITH_PILLOW + kept
+    if longest is not None:
+        height, width = decoded_size(height, width, longest)
+    return height * width * (_INKS if facts.components == 4 else _COLOURS) + kept
+
+
+def _facts(data: bytes) -> JpegFacts | None:
+    try:
+        return jpeg_facts(data)
+    except UnreadableImage:
+        return None
 
 
 def _size(data: bytes, image_format: str) -> tuple[int, int] | None:

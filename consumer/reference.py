@@ -11,7 +11,8 @@ from pydantic.json_schema import JsonSchemaValue
 
 from consumer.pipeline.problems import nearest
 from contracts.base import JsonObject
-from pipeline_steps.registry import Step, load_steps, settings_read_by
+from pipeline_steps.loading import load_steps
+from pipeline_steps.registry import Step, settings_read_by
 
 
 class UnknownStep(LookupError):

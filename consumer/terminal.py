@@ -43,7 +43,7 @@ def exit_with(work: Coroutine[Any, Any, int], *, at_once: bool = False) -> NoRet
     from consumer.presets import InvalidPresets
     from consumer.routes import InvalidRoutes
     from consumer.settings import InvalidSettings
-    from pipeline_steps.registry import PluginFailed
+    from pipeline_steps.loading import PluginFailed
 
     try:
         code = run_to_end(work)

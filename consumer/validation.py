@@ -27,8 +27,9 @@ from contracts.base import JsonObject
 from contracts.pipeline import PipelineDefinition
 from contracts.request import NamedPipelineRequest, split_object_url
 from pipeline_steps.errors import NotAllowed
+from pipeline_steps.loading import load_steps
 from pipeline_steps.models import ModelCatalogue
-from pipeline_steps.registry import StepRegistry, load_steps
+from pipeline_steps.registry import StepRegistry
 
 _MAX_BYTES = 10_000_000
 _OF_MESSAGES = frozenset({"tenant_id", "session_id", "image_id", "image_url", "callback_url", "pipeline"})

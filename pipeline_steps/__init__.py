@@ -6,8 +6,9 @@ A step is one function and one decorator in one file; see CONTRIBUTING.md. The n
 from pipeline_steps.artifact import NOTHING, Artifact, Artifacts, Cumulative, Ids, Mergeable, Rows, Things
 from pipeline_steps.context import Deadline, JobInfo, StepContext, TenantStore
 from pipeline_steps.errors import StepError
+from pipeline_steps.loading import load_steps
 from pipeline_steps.models import ModelKind, Models, ModelSpec
-from pipeline_steps.registry import STEPS, Scope, StepParams, StepRegistry, load_steps, setting, step
+from pipeline_steps.registry import STEPS, Scope, StepParams, StepRegistry, setting, step
 
 __all__ = [
     "NOTHING",

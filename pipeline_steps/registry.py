@@ -7,14 +7,11 @@ can call it with no engine.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
-from types import MappingProxyType, ModuleType, NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,11 +49,6 @@ class StepParams(BaseModel):
         del scope
         yield from ()
 
-    def only_shows(self, written: Kinds) -> bool:
-        """Tell whether it only shows the picture to models, whole; `written`: what the pipeline writes."""
-        del written
-        return False
-
     def warnings(self) -> Iterator[tuple[str, str]]:
         """Yield (parameter, what it does not do) for values that can run, but hardly as they were meant."""
         yield from ()
@@ -83,6 +75,9 @@ def settings_read_by(params: type[StepParams]) -> Mapping[str, str]:
     return found
 
 
+OnlyShows: TypeAlias = Callable[[Any, Kinds], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A registered step: the function, and what its signature promises."""
@@ -98,8 +93,8 @@ class Step:
     context_argument: str | None
     in_windows: bool = False
     """Whether of the picture it needs no more than its size, or parts of it one after the other."""
-    only_size: bool = False
-    """Whether of the picture it needs no more than its size."""
+    only_shows: OnlyShows | None = None
+    """Whether all it does with the picture is to show it to models, as a whole."""
 
     @property
     def requires(self) -> Kinds:
@@ -119,10 +114,6 @@ class Step:
 
 class InvalidStep(TypeError):
     """A step function whose signature the registry cannot read."""
-
-
-class PluginFailed(Exception):
-    """An installed plug-in cannot be loaded; the message names it and says why."""
 
 
 @dataclass
@@ -178,58 +169,32 @@ STEPS = StepRegistry()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def only_size(params: StepParams, written: Kinds) -> bool:
+    """Say of a step that of the picture it needs no more than its size."""
+    del params, written
+    return True
+
+
 def step(
-    name: str, *, registry: StepRegistry = STEPS, in_windows: bool = False, only_size: bool = False
+    name: str,
+    *,
+    registry: StepRegistry = STEPS,
+    in_windows: bool = False,
+    only_shows: OnlyShows | None = None,
 ) -> Callable[[F], F]:
     """Register a function as the step `name`; the function itself is unchanged.
 
     `in_windows` says that it never looks at all of `Image.pixels`, only at those of crops: then a very large
-    picture need not be decoded whole for it. `only_size` says that it looks at none of them.
+    picture need not be decoded whole for it. `only_shows` says, of its parameters and of what the pipeline's
+    steps write, whether it only gives `Image.shown` to models that it names, or asks for the size.
     """
 
     def register(function: F) -> F:
-        read = _read_signature(name, function)
-        registry.add(replace(read, in_windows=in_windows or only_size, only_size=only_size))
+        windows = in_windows or only_shows is only_size
+        registry.add(replace(_read_signature(name, function), in_windows=windows, only_shows=only_shows))
         return function
 
     return register
-
-
-def load_steps(
-    packages: Iterable[str] = ("vision", "image", "findings"), *, plugins: bool = True
-) -> StepRegistry:
-    """Import every step of ours and of installed plug-ins, and return the registry they are in.
-
-    A plug-in names a module in the entry-point group `mlworker.steps`; importing it registers its steps.
-
-    Raises:
-        PluginFailed: a plug-in cannot be imported, or declares a step that cannot be used.
-    """
-    for package in packages:
-        _import_all(importlib.import_module(f"pipeline_steps.{package}"))
-    if plugins:
-        for plugin in entry_points(group="mlworker.steps"):
-            _load(plugin)
-    STEPS.ignore(
-        "send_results_backend", "delivery is the worker's own job: every result is published and called back"
-    )
-    return STEPS
-
-
-def _load(plugin: EntryPoint) -> None:
-    try:
-        plugin.load()
-    except (Exception, SystemExit) as error:
-        package = f" of {plugin.dist.name} {plugin.dist.version}" if plugin.dist else ""
-        raise PluginFailed(
-            f"plug-in {plugin.name!r}{package} cannot be loaded: "
-            f"importing {plugin.value} failed with {type(error).__name__}: {error}"
-        ) from error
-
-
-def _import_all(package: ModuleType) -> None:
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
 
 
 def _read_signature(name: str, function: Callable[..., Any]) -> Step:

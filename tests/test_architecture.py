@@ -119,7 +119,7 @@ def _takes_the_environment(node: ast.ImportFrom) -> bool:
     [
         "import contracts.schemas, contracts.builders",
         "import pipeline_steps",
-        "from pipeline_steps.registry import load_steps; load_steps(plugins=False)",
+        "from pipeline_steps.loading import load_steps; load_steps(plugins=False)",
         "import consumer.pipeline.parse, consumer.pipeline.execute, consumer.pipeline.definition",
         "import consumer.decode, consumer.presets, consumer.routes",
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import chosen, main, run, told
+from benchmarks.__main__ import Ran, chosen, main, run, run_all, told
 from benchmarks.method import BusyMachine, Figure, Row, Target, believed, parser, write
 from benchmarks.questions import QUESTIONS, Program
 
@@ -64,6 +64,31 @@ def test_a_program_that_takes_too_long_is_ended(options: argparse.Namespace) -> 
     assert ran.trouble is not None
     assert ran.trouble.startswith("took more than")
     assert time.monotonic() - began < 40
+
+
+def test_what_fails_has_another_try_when_all_have_had_their_turn(
+    options: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+
+    def ran(program: Program, options: argparse.Namespace) -> Ran:
+        del options
+        turns.append(program.module)
+        trouble = {"noisy": "ended with 1" if turns.count("noisy") == 1 else None, "broken": "ended with 1"}
+        is_slow = program.module == "slow"
+        return Ran(program, 1.0, "took long" if is_slow else trouble.get(program.module), is_slow)
+
+    monkeypatch.setattr("benchmarks.__main__.run", ran)
+    every = [(Program(name, 1), "why") for name in ("noisy", "good", "broken", "slow")]
+    ended = run_all(every, options)
+
+    assert turns == ["noisy", "good", "broken", "slow", "noisy", "broken"]
+    assert [(one.program.module, one.trouble) for one in ended] == [
+        ("noisy", None),
+        ("good", None),
+        ("broken", "ended with 1"),
+        ("slow", "took long"),
+    ]
 
 
 def test_the_end_tells_what_was_measured_now_and_which_targets_are_met(

@@ -20,7 +20,7 @@ from consumer.pipeline.parse import InvalidPipeline, parse
 from consumer.presets import InvalidPresets, load_presets, parse_presets
 from consumer.routes import InvalidRoutes, is_our_own, parse_routes
 from contracts.builders import pipeline, step
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 
 SESSION = UUID("0d9f6a52-5a0e-4b58-9f6e-0f6a0d9f6a52")
 IMAGE = UUID("7c1e2f34-9b1d-4c3a-8a57-7c1e2f347c1e")

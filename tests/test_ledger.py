@@ -18,7 +18,7 @@ from consumer.ledger import Attempts, BucketLedger, Entry, GivenUp, Leg
 from consumer.no_ledger import NoLedger
 from consumer.storage.filesystem import FilesystemStore
 from contracts.builders import pipeline
-from contracts.result import Failure, ProcessingResult
+from contracts.result import Failure, ImageInfo, ProcessingResult
 
 BUCKET = "nursery-photos"
 PHOTO = "acme/originals/bed.jpg"
@@ -377,6 +377,19 @@ class TestCorruptRecords:
 
             with pytest.raises(CorruptRecord, match=f"gs://{BUCKET}/{name}"):
                 await bench.ledger.look_up(JOB, OURS)
+
+        tell(story)
+
+    def test_a_result_that_a_newer_worker_recorded_is_read_as_far_as_it_is_known(self, tell: Tell) -> None:
+        async def story(bench: Bench) -> None:
+            known = result().model_copy(
+                update={"image": ImageInfo(width=1, height=2, orientation_applied=False)}
+            )
+            record = known.model_dump(mode="json") | {"new": 1}
+            record["image"] |= {"newer": [True]}
+            await bench.store.write(BUCKET, f"{FOLDER}/{JOB.result_id}.json", orjson.dumps(record))
+
+            assert (await bench.ledger.look_up(JOB, OURS)).result == known
 
         tell(story)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from consumer.memory_budget import Credit, MemoryBudget
 from consumer.ops.memory_limit import memory_limit, photo_memory
 from consumer.photo_size import decoding_bytes
+from tests.pipeline_steps.image.picture_files import mosaic_jpeg
 
 
 async def soon() -> None:
@@ -230,6 +232,36 @@ def test_what_decoding_needs_is_known_from_the_header(image_format: str, mode: s
 
     assert decoding_bytes(file.getvalue(), 10_000) == 60 * 40 * per_pixel
     assert decoding_bytes(file.getvalue(), 100) == 0  # refused before anything is decoded
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "per_pixel"),
+    [
+        ("RGB", {"progressive": True, "subsampling": 0}, 3 + 2 * 3),
+        ("RGB", {"progressive": True, "subsampling": 2}, 3 + 2 * 1.5),
+        ("L", {"progressive": True}, 3 + 2),
+        ("CMYK", {}, 11),
+    ],
+)
+def test_of_some_jpegs_the_decoder_holds_more(mode: str, options: dict[str, Any], per_pixel: float) -> None:
+    file = BytesIO()
+    Image.new(mode, (64, 48)).save(file, "JPEG", **options)
+
+    assert decoding_bytes(file.getvalue(), 10_000) == 64 * 48 * per_pixel
+
+
+def test_coefficients_are_held_of_the_whole_picture_however_small_it_is_decoded() -> None:
+    file = BytesIO()
+    Image.new("RGB", (1600, 1200)).save(file, "JPEG", progressive=True, subsampling=0)
+
+    assert decoding_bytes(file.getvalue(), 2_000_000, 100) == 200 * 150 * 3 + 1600 * 1200 * 3 * 2
+
+
+def test_a_jpeg_that_is_left_to_pillow_is_decoded_whole() -> None:
+    planes = [np.full(shape, 128, np.uint8) for shape in ((2, 3), (1, 1), (1, 1))]
+    data = mosaic_jpeg(planes, [(3, 2), (1, 1), (1, 1)])
+
+    assert decoding_bytes(data, 10_000, 1) == 24 * 16 * 7
 
 
 def test_the_size_of_a_large_tiff_is_found_where_its_first_bytes_say_without_a_warning() -> None:

@@ -16,7 +16,7 @@ RUN = """
 import asyncio, sys
 from pathlib import Path
 
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.end_to_end.site import open_site
 
 

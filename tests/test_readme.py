@@ -25,7 +25,7 @@ from consumer.pipeline.definition import read_definition
 from consumer.pipeline.parse import parse
 from consumer.presets import load_presets
 from consumer.routes import Routes, parse_routes
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.command import ROOT
 from tools.readme_tables import README, rendered
 

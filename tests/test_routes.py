@@ -6,7 +6,7 @@ import pytest
 
 from consumer.models.manifest import parse_manifest
 from consumer.routes import InvalidRoutes, check_routes, parse_routes
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 
 FILE = {
     "routes": [

@@ -50,7 +50,7 @@ def read(data: bytes) -> tuple[str, list[str]]:
     from consumer.pipeline.parse import InvalidPipeline, parse
     from consumer.presets import load_presets
     from consumer.routes import Routes
-    from pipeline_steps.registry import load_steps
+    from pipeline_steps.loading import load_steps
 
     if "decoder" not in _made:
         _made["decoder"] = Decoder(load_presets(None), Routes(()), 10_000_000)

@@ -64,7 +64,7 @@ def backfill(
     from consumer.backfill.checkpoint import InvalidCheckpoint
     from consumer.backfill.running import How, InvalidBackfill, run_backfill, what_of
     from pipeline_steps.errors import StepError, StoreUnavailable
-    from pipeline_steps.registry import PluginFailed
+    from pipeline_steps.loading import PluginFailed
 
     how = How(
         project or "", topic or "", emulator, storage_emulator, timeout, rate, limit, dry_run, json_output

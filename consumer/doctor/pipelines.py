@@ -12,8 +12,8 @@ from consumer.doctor.site import Site
 from consumer.pipeline.parse import InvalidPipeline, parse
 from consumer.presets import InvalidPresets, load_presets
 from contracts.pipeline import PipelineDefinition
+from pipeline_steps.loading import PluginFailed, load_steps
 from pipeline_steps.models import ModelCatalogue
-from pipeline_steps.registry import PluginFailed, load_steps
 
 
 @check("steps.plugins", fix="reinstall the plug-in, or uninstall it", needs_network=False)

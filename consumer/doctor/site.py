@@ -27,7 +27,8 @@ from consumer.routes import InvalidRoutes, Routes, load_routes
 from consumer.settings import InvalidSettings, Settings, full_name
 from consumer.storage import ObjectStore
 from pipeline_steps.errors import ObjectMissing, StepError
-from pipeline_steps.registry import PluginFailed, StepRegistry, load_steps
+from pipeline_steps.loading import PluginFailed, load_steps
+from pipeline_steps.registry import StepRegistry
 
 PROBES = "dead-letters/doctor-"
 """How the names begin of objects that the doctor asks for or writes. No tenant is called so, and the

@@ -63,6 +63,7 @@ class Batcher:
         thread: the device's thread.
         on_batch: told of every batch, on that thread: it must be quick and may not raise.
         on_broken: told, on that thread, why the device answers nobody any more.
+        make_room: asked, on that thread, to give up memory when it ran out, and whether there was any.
         shares: of the device's time, by tenant.
         clock: monotonic seconds.
     """
@@ -73,12 +74,14 @@ class Batcher:
         *,
         on_batch: Callable[[BatchInfo], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
+        make_room: Callable[[], bool] = lambda: False,
         shares: Shares = EVEN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._thread = thread
         self._on_batch = on_batch
         self._on_broken = on_broken
+        self._make_room = make_room
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting = Waiting(shares)
@@ -228,7 +231,12 @@ class Batcher:
                 f"model {batch.key.model!r}: {self._thread.device.name} has not enough memory for one item "
                 f"of {batch.key.bucket} ({failure})"
             )
+            has_room = self._make_room()
             self._thread.device.release_memory()
+            if has_room:
+                with self._lock:
+                    self._halves.appendleft(batch)
+                return
         self._divide(batch, failure, out_of_memory=out_of_memory)
 
     def _tell(self, batch: _Batch, began: float, ended: float, ending: Ending) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pipeline_steps.models import ImageEmbedding
@@ -25,6 +25,15 @@ Answer = TypeVar("Answer")
 Make = Callable[[Sequence[Item]], Awaitable[list[Answer]]]
 
 
+@dataclass(slots=True, eq=False)
+class _Making(Generic[Answer]):
+    """Answers that somebody has asked for."""
+
+    made: dict[Hashable, Answer] = field(default_factory=dict)
+    """Empty if that failed."""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Recent(Generic[Answer]):
     """The last answers, by what was asked. Whoever asks for what is being made waits for it.
 
@@ -36,8 +45,10 @@ class Recent(Generic[Answer]):
     def __init__(self, most: int, weigh: Callable[[Answer], int] = lambda _: 1) -> None:
         self._most = most
         self._weigh = weigh
+        self.found = 0
+        """How often what was asked for was kept, or being made."""
         self._kept: OrderedDict[Hashable, Answer] = OrderedDict()
-        self._making: dict[Hashable, asyncio.Event] = {}
+        self._making: dict[Hashable, _Making[Answer]] = {}
 
     async def of(
         self, keys: Sequence[Hashable], items: Sequence[Item], make: Make[Item, Answer]
@@ -48,38 +59,41 @@ class Recent(Generic[Answer]):
             Exception: from `make`; nothing is kept then, and whoever waited makes it.
         """
         asked = dict(zip(keys, items, strict=True))
-        found: dict[Hashable, Answer] = {}
-        while True:
-            kept = self._kept  # another thread may clear it
-            found |= {key: kept[key] for key in asked if key in kept and key not in found}
-            missing = [key for key in asked if key not in found]
-            if not missing:
-                break
-            mine = [key for key in missing if key not in self._making]
-            if mine:
-                found |= zip(mine, await self._made(mine, [asked[key] for key in mine], make), strict=True)
-            else:
-                await self._making[missing[0]].wait()
+        kept = self._kept  # another thread may clear it
+        found = {key: kept[key] for key in asked if key in kept}
+        others = {key: self._making[key] for key in asked.keys() - found if key in self._making}
+        mine = await self._made(_without(asked, found | others), make)
+        for key, making in others.items():
+            await making.done.wait()
+            if key in making.made:
+                found[key] = making.made[key]
+        self.found += len(found)
+        # What failed for others is not waited for again: all who waited make it, at once.
+        mine |= await self._made(_without(asked, found | mine), make)
         self._keep(found)
-        return [found[key] for key in keys]
+        return [found[key] if key in found else mine[key] for key in keys]
 
-    def clear(self) -> None:
-        """Keep nothing any more. Any thread may ask."""
-        self._kept = OrderedDict()
+    def clear(self) -> bool:
+        """Keep nothing any more; return whether anything was. Any thread may ask."""
+        kept, self._kept = self._kept, OrderedDict()
+        return bool(kept)
 
-    async def _made(self, keys: list[Hashable], items: list[Item], make: Make[Item, Answer]) -> list[Answer]:
-        done = asyncio.Event()
-        self._making |= dict.fromkeys(keys, done)
+    async def _made(self, items: Mapping[Hashable, Item], make: Make[Item, Answer]) -> dict[Hashable, Answer]:
+        if not items:
+            return {}
+        making = _Making[Answer]()
+        self._making |= dict.fromkeys(items, making)
         try:
-            made = await make(items)
-            self._keep(dict(zip(keys, made, strict=True)))
+            making.made |= zip(items, await make(list(items.values())), strict=True)
+            self._keep(making.made)
         finally:
-            for key in keys:
-                del self._making[key]
-            done.set()
-        return made
+            for key in items:
+                if self._making.get(key) is making:
+                    del self._making[key]
+            making.done.set()
+        return dict(making.made)
 
-    def _keep(self, answers: dict[Hashable, Answer]) -> None:
+    def _keep(self, answers: Mapping[Hashable, Answer]) -> None:
         kept = self._kept
         for key, answer in answers.items():
             kept[key] = answer
@@ -87,6 +101,10 @@ class Recent(Generic[Answer]):
         weight = sum(map(self._weigh, kept.values()))
         while weight > self._most:
             weight -= self._weigh(kept.popitem(last=False)[1])
+
+
+def _without(asked: Mapping[Hashable, Item], others: Collection[Hashable]) -> dict[Hashable, Item]:
+    return {key: item for key, item in asked.items() if key not in others}
 
 
 class _Same:
@@ -157,6 +175,14 @@ class KeptEmbeddings:
         """
         return await self._recent.of([_Shown(tenant, model, digest) for digest in digests], ready, embed)
 
-    def clear(self) -> None:
-        """Drop all: a device is full, or a model goes, whose embeddings are its own. Any thread may ask."""
-        self._recent.clear()
+    @property
+    def found(self) -> int:
+        """How often a picture had been embedded for another job already."""
+        return self._recent.found
+
+    def clear(self) -> bool:
+        """Drop all, and return whether there were any: a device is full, or a model comes or goes.
+
+        Any thread may ask.
+        """
+        return self._recent.clear()

@@ -46,7 +46,7 @@ def picture_at(picture: Picture, size: tuple[int, int]) -> Shown:
     Raises:
         InvalidInput: not uint8 (height, width, 3), or empty.
     """
-    image = _as_tensor(decoded(picture))
+    image = _as_tensor(decoded(picture, size))
     height, width = picture.shape[:2]
     if tuple(image.shape[1:]) != size:
         image = functional.interpolate(
@@ -55,9 +55,12 @@ def picture_at(picture: Picture, size: tuple[int, int]) -> Shown:
     return Shown(image, height, width)
 
 
-def decoded(picture: Picture) -> Pixels:
-    """Return the pixels there are of it."""
-    return picture.small if isinstance(picture, ScaledPhoto) else picture
+def decoded(picture: Picture, size: tuple[int, int]) -> Pixels:
+    """Return the pixels there are of it; of a photo that has fewer than this height and width, all."""
+    if not isinstance(picture, ScaledPhoto):
+        return picture
+    height, width = picture.small.shape[:2]
+    return picture.small if height >= size[0] and width >= size[1] else picture.read()
 
 
 def fitted(height: int, width: int, longest: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple
 
-from consumer.models.batch_info import BatchInfo, Ending
+from consumer.models.batch_info import BatchInfo
 from consumer.models.batcher import NOBODY, Batcher
 from consumer.models.calls import ModelCalls
 from consumer.models.device import Device, DeviceThread
@@ -77,13 +77,21 @@ class ModelPool(ModelCalls):
     ) -> None:
         self._manifest = manifest
         self._kept = KeptEmbeddings(embedding_memory)
-        self._on_batch = on_batch
         self._loader = loader
         self._on_broken = on_broken
         self._warm_up_first = warm_up_first
         threads = [DeviceThread(device) for device in devices]
         self._lanes = tuple(
-            _Lane(thread, Batcher(thread, on_batch=self._ran, on_broken=on_broken, shares=shares))
+            _Lane(
+                thread,
+                Batcher(
+                    thread,
+                    on_batch=on_batch,
+                    on_broken=on_broken,
+                    make_room=self._kept.clear,
+                    shares=shares,
+                ),
+            )
             for thread in threads
         )
         self._preparers = Preparers(with_digests=embedding_memory > 0)
@@ -112,11 +120,6 @@ class ModelPool(ModelCalls):
         except Exception as error:  # noqa: BLE001  whatever it is, this model answers nobody
             self._on_broken(f"a model did not survive its warm-up: {error!r}")
 
-    def _ran(self, batch: BatchInfo) -> None:
-        if batch.ending is Ending.OUT_OF_MEMORY:
-            self._kept.clear()
-        self._on_batch(batch)
-
     @property
     def ready(self) -> bool:
         """Whether every pinned model is loaded, or also warm, and every device takes work."""
@@ -135,6 +138,10 @@ class ModelPool(ModelCalls):
     def devices(self) -> int:
         """How many devices take work."""
         return sum(lane.thread.alive for lane in self._lanes)
+
+    def embeddings_found(self) -> int:
+        """Return how often a picture had been embedded for another job already."""
+        return self._kept.found
 
     def waiting(self) -> int:
         """Return how many items wait for a device."""
@@ -227,6 +234,7 @@ class ModelPool(ModelCalls):
     async def _load(self, name: str) -> int:
         """Put a model on every device, warm; return the bytes it takes on the one where it takes most."""
         place = await self._loader.load(self._entry(name), len(self._lanes))
+        self._kept.clear()  # it is a model's room before it is theirs
         placed: list[tuple[_Replica, int]] = []
         for lane in self._lanes:
             device = lane.thread.device

@@ -98,6 +98,11 @@ def watch_load(metrics: Metrics, pool: ModelPool, turns: Turns, budget: MemoryBu
     watch("devices", "Devices that answer.", lambda: pool.devices)
     watch("device_batch_age_seconds", "For how long the oldest batch has been running.", pool.busy_for)
     watch("device_queue_items", "Items that wait for a device.", pool.waiting)
+    metrics.watch_count(
+        "embeddings_found",
+        "Pictures whose embedding was kept from another message.",
+        pool.embeddings_found,
+    )
     watch("photo_bytes", "Files and decoded photos in memory.", lambda: budget.held)
     watch("photo_bytes_limit", "What DECODED_MEMORY allows.", lambda: budget.limit)
     watch("photos_waiting", "Photos that wait for memory to be decoded.", lambda: budget.waiting)

@@ -101,7 +101,7 @@ class Pipeline:
         """Whether all that is done with the picture is to show it to models, as a whole."""
         written = frozenset(kind for call in self.calls() for kind in call.step.writes)
         return not any(isinstance(node, Map) for node in _nodes(self.root)) and all(
-            call.step.only_size or call.params.only_shows(written)
+            call.step.only_shows is not None and call.step.only_shows(call.params, written)
             for call in self.calls()
             if Image in call.step.reads.values()
         )

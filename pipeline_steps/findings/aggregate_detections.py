@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pipeline_steps.artifacts import Detections, Image, PlantEstimates, SegmentCounts, Segments, Totals
 from pipeline_steps.findings.tally import tally
-from pipeline_steps.registry import step
+from pipeline_steps.registry import only_size, step
 
 
-@step("aggregate_detections", only_size=True)
+@step("aggregate_detections", only_shows=only_size)
 def aggregate(
     image: Image, detections: Detections, segments: Segments | None, estimates: PlantEstimates | None
 ) -> tuple[Totals, SegmentCounts]:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline_steps.artifacts import Detections, Image, PlantEstimates, SegmentCounts, Segments, Totals
 from pipeline_steps.findings.tally import tally
-from pipeline_steps.registry import StepParams, step
+from pipeline_steps.registry import StepParams, only_size, step
 
 
 class CountParams(StepParams):
@@ -20,7 +20,7 @@ class CountParams(StepParams):
     )
 
 
-@step("count", only_size=True)
+@step("count", only_shows=only_size)
 def count(
     image: Image,
     detections: Detections | None,

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline_steps.artifacts import Boxes, Detections, Image, Size, Sizes
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.geometry import Floats, area, centres
-from pipeline_steps.registry import Kinds, StepParams, step
+from pipeline_steps.registry import Kinds, StepParams, only_size, step
 
 SizeIds: TypeAlias = npt.NDArray[np.int8]
 
@@ -36,7 +36,7 @@ class SizeCalculatorParams(StepParams):
         return frozenset({Image}) if self.mode == "band" else frozenset()
 
 
-@step("size_calculator", only_size=True)
+@step("size_calculator", only_shows=only_size)
 def calculate(detections: Detections, image: Image | None, params: SizeCalculatorParams) -> Sizes:
     """Give each detection a size among its neighbours: S, M, L or XL.
 

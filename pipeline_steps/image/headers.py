@@ -124,6 +124,9 @@ def exif_orientation(exif: bytes) -> int:
     return UPRIGHT
 
 
+_COMMON = {((h, v),) for h, v in ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4))}
+
+
 @dataclass(frozen=True, slots=True)
 class JpegFacts:
     """What a JPEG's segments before its pixels say."""
@@ -137,6 +140,19 @@ class JpegFacts:
     """Written by Adobe's rules, whose CMYK is inverted."""
     scans: int
     """How often the decoder goes over the picture; about ten in a progressive file."""
+    sampling: tuple[tuple[int, int], ...] = ()
+    """Horizontal and vertical factor of each component."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of all components, but for what pads them to whole blocks."""
+        across, down = (max((factors[side] for factors in self.sampling), default=1) for side in (0, 1))
+        return sum(self.width * self.height * h * v // (across * down) for h, v in self.sampling)
+
+    @property
+    def is_common(self) -> bool:
+        """Whether colours are sampled as nearly all are: as often as brightness, or 2 or 4 times less."""
+        return self.sampling[1:] == ((1, 1),) * (len(self.sampling) - 1) and self.sampling[:1] in _COMMON
 
 
 def jpeg_facts(data: bytes) -> JpegFacts:
@@ -146,6 +162,7 @@ def jpeg_facts(data: bytes) -> JpegFacts:
         UnreadableImage: there is no frame, or no pixels follow it; the message needs the name added.
     """
     frame: tuple[int, int, int] | None = None
+    sampling: tuple[tuple[int, int], ...] = ()
     orientation, adobe, progressive, at = UPRIGHT, False, False, 2
     while (at := data.find(b"\xff", at)) >= 0:
         while data[at : at + 1] == b"\xff":  # any number of them may come before a marker
@@ -160,6 +177,7 @@ def jpeg_facts(data: bytes) -> JpegFacts:
         if marker in _START_OF_FRAME and len(body) >= 6 and frame is None:
             height, width, components = struct.unpack_from(">HHB", body, 1)
             frame, progressive = (width, height, components), marker in _PROGRESSIVE
+            sampling = tuple((byte >> 4 or 1, byte & 15 or 1) for byte in body[7 : 6 + 3 * components : 3])
         elif marker == 0xE1 and body.startswith(b"Exif\x00") and orientation == UPRIGHT:
             orientation = exif_orientation(body)
         elif marker == 0xEE and body.startswith(b"Adobe"):
@@ -169,7 +187,7 @@ def jpeg_facts(data: bytes) -> JpegFacts:
             # megabyte, in which nothing else gets on in this process.
             is_one_scan = not progressive and body[:1] == bytes([frame[2]])
             scans = 1 if is_one_scan else 1 + _scans_after(data, at)
-            return JpegFacts(*frame, orientation, adobe, scans)
+            return JpegFacts(*frame, orientation, adobe, scans, sampling)
         at += 1 + max(length, 2)
     what = (
         f"no pixels follow its header of {frame[0]} x {frame[1]}" if frame else "it has no header with a size"

@@ -51,16 +51,17 @@ class ClassificationParams(StepParams):
             case _:
                 return frozenset()
 
-    def only_shows(self, written: Kinds) -> bool:
-        """If there is nothing in the picture that it would show instead."""
-        return self.over == "image" or (self.over is None and written.isdisjoint({Detections, Segments}))
-
     def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Check the model."""
         yield from model_problems(scope, "model", self.model, *CLASSIFIERS)
 
 
-@step("classification")
+def _only_shows(params: ClassificationParams, written: Kinds) -> bool:
+    """Tell whether there is nothing in the picture that it would show instead."""
+    return params.over == "image" or (params.over is None and written.isdisjoint({Detections, Segments}))
+
+
+@step("classification", only_shows=_only_shows)
 async def classify(
     image: Image,
     detections: Detections | None,

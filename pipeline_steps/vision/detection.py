@@ -40,11 +40,6 @@ class DetectionParams(StepParams):
         """Segments, if only some are to be looked at."""
         return frozenset() if self.segment_type is None else frozenset({Segments})
 
-    def only_shows(self, written: Kinds) -> bool:
-        """Unless it looks at crops."""
-        del written
-        return self.segment_type is None
-
     def problems(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Check model, classes and segment type against what exists."""
         yield from model_problems(scope, "model", self.model, ModelKind.DETECTION)
@@ -52,7 +47,12 @@ class DetectionParams(StepParams):
         yield from segment_type_problems(scope, "segment_type", self.segment_type)
 
 
-@step("detection")
+def _only_shows(params: DetectionParams, written: Kinds) -> bool:
+    del written
+    return params.segment_type is None
+
+
+@step("detection", only_shows=_only_shows)
 async def detect(
     image: Image, segments: Segments | None, crops: Crops | None, params: DetectionParams, ctx: StepContext
 ) -> Detections:

@@ -14,7 +14,7 @@ from pipeline_steps.context import StepContext
 from pipeline_steps.errors import InvalidInput
 from pipeline_steps.geometry import Metric, tiles
 from pipeline_steps.models import LocalBoxes
-from pipeline_steps.registry import Kinds, setting, step
+from pipeline_steps.registry import setting, step
 from pipeline_steps.vision.detection import LEAST_SCORE, DetectionParams
 from pipeline_steps.vision.merging import Method, merged
 from pipeline_steps.vision.views import View, as_detections, chosen, views
@@ -65,11 +65,6 @@ class SahiDetectionParams(DetectionParams):
         description="Look at the whole picture too, shrunk to the model's input size, where it has more than "
         "one tile: finds what is larger than a tile.",
     )
-
-    def only_shows(self, written: Kinds) -> bool:
-        """Never: it looks at tiles."""
-        del written
-        return False
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,11 +150,6 @@ class SegmentationParams(StepParams):
             )
             yield "crop_n_points_downscale_factor", said
 
-    def only_shows(self, written: Kinds) -> bool:
-        """Unless it looks at crops, or shows each region to a classifier."""
-        del written
-        return self.mode != "automatic" or (self.crop_n_layers == 0 and self.classifier is None)
-
     def segment_labels(self, scope: Scope) -> frozenset[str] | None:
         """The classes of the model that names the segments, or `object`."""
         namer = self._namer()
@@ -172,7 +167,13 @@ class SegmentationParams(StepParams):
                 return self.mask_model
 
 
-@step("segmentation")
+def _only_shows(params: SegmentationParams, written: Kinds) -> bool:
+    """Tell whether it looks at no crops: neither SAM, nor a classifier of regions."""
+    del written
+    return params.mode != "automatic" or (params.crop_n_layers == 0 and params.classifier is None)
+
+
+@step("segmentation", only_shows=_only_shows)
 async def segment(image: Image, params: SegmentationParams, ctx: StepContext) -> Segments:
     """Find the regions of the picture, largest first.
 

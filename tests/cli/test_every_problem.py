@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from consumer.pipeline.problems import Problem
 from consumer.presets import load_presets
 from consumer.validation import _Checker
+from pipeline_steps.loading import load_steps
 from pipeline_steps.models import ModelKind, ModelSpec
-from pipeline_steps.registry import load_steps
 from tests.cli.test_validate import MODELS
 
 Object = dict[str, Any]

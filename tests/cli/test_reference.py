@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from consumer.cli import app
 from consumer.settings import Settings
 from contracts.schemas import json_schemas
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 
 WIDE = {"COLUMNS": "200"}
 

@@ -24,8 +24,8 @@ from consumer.pipeline.parse import InvalidPipeline, parse
 from consumer.presets import Presets, load_presets, parse_presets
 from consumer.routes import Routes
 from contracts.callback import ResultsCallback, SessionStatus
+from pipeline_steps.loading import load_steps
 from pipeline_steps.models import ModelKind, ModelSpec
-from pipeline_steps.registry import load_steps
 
 EXAMPLES = Path(__file__).parent / "examples"
 SESSION = UUID("550e8400-e29b-41d4-a716-446655440000")

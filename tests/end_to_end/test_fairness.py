@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image as PillowImage
 
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.end_to_end.site import BUCKET, WORK
 
 LOOK = {"type": "step", "name": "look"}

@@ -11,7 +11,7 @@ import pytest
 from consumer.local.scenes import demo_photo
 from consumer.ops.figures import figures_in
 from pipeline_steps.image.encode import encode_jpeg
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.end_to_end.site import BUCKET, open_site
 
 FIND = {"mode": "automatic", "points_per_side": 2, "pred_iou_thresh": 0.1, "stability_score_thresh": 0.1}

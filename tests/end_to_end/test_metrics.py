@@ -16,7 +16,7 @@ from consumer.models.device import DeviceThread
 from consumer.models.simulated import SimulatedDevice, SimulatedRunner
 from consumer.ops.figures import Figures, figures_in, figures_of
 from consumer.ops.metrics import Metrics, size_bucket
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.command import ROOT
 from tests.end_to_end.test_fairness import MODEL
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
 
 import numpy as np
+import pytest
 import yaml
 
+from consumer.jobs import Ids, Job, Source
 from consumer.local.scenes import demo_photo
+from consumer.models.manifest import Manifest, ModelEntry
+from consumer.pipeline.parse import parse
+from consumer.running import Runner
+from contracts.builders import pipeline, step
 from contracts.result import Detection, ProcessingResult
 from pipeline_steps.geometry import overlaps
 from pipeline_steps.image.encode import encode_jpeg
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.end_to_end.site import BUCKET, open_site
 
 PACKAGED = Path("consumer/local/models")
@@ -72,3 +81,64 @@ def test_a_photo_is_decoded_smaller_for_such_a_model_and_its_result_says_so(tmp_
     found_again = (overlap.max(0) > 0.8).mean()
     assert found_again > 0.9
     assert abs(len(seen.detections) - len(whole.detections)) <= 0.1 * len(whole.detections)
+
+
+@dataclass
+class Catalogue:
+    """A pool that knows of models what its manifest says."""
+
+    manifest: Manifest
+
+    def for_job(self, job: object, tenant_id: str) -> Any:
+        del job
+        specs = self.manifest.specs()
+        return SimpleNamespace(spec=lambda name: specs[self.manifest.for_tenant(name, tenant_id)])
+
+
+def model(name: str, decoding: str, input_size: int, **tenants: str) -> ModelEntry:
+    return ModelEntry.model_validate(
+        {
+            "name": name,
+            "kind": "detection",
+            "architecture": "x",
+            "weights": "x.pt",
+            "sha256": "0" * 64,
+            "version": "1",
+            "classes": ["plant"],
+            "input_size": input_size,
+            "decoding": decoding,
+            "tenants": tenants,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("tenant", "models", "longest"),
+    [
+        ("acme", ["small"], 300),
+        ("acme", ["small", "large"], 700),
+        ("acme", ["small", "exact"], None),
+        ("zoo", ["small"], None),
+        ("zoo", ["large"], 300),
+    ],
+)
+def test_it_is_decoded_for_the_model_that_is_shown_most_if_every_one_of_them_allows_it(
+    tenant: str, models: list[str], longest: int | None
+) -> None:
+    manifest = Manifest(
+        "/models",
+        [
+            model("small", "scaled", 300, zoo="exact"),
+            model("large", "scaled", 700, zoo="small"),
+            model("exact", "full", 200),
+        ],
+    )
+    steps = [step("detection", model=name) for name in models]
+    parsed = parse(pipeline(*steps), load_steps(plugins=False), models=manifest.specs())
+    ids, source = Ids(tenant, UUID(int=1), UUID(int=2)), Source(BUCKET, "a.jpg", 1)
+    job = Job(ids, source, pipeline(*steps), {}, "id")
+    runner = Runner(
+        cast(Any, None), cast(Any, None), BUCKET, Catalogue(manifest), cast(Any, None), cast(Any, None), 1, 1
+    )
+
+    assert runner._longest(job, parsed) == longest

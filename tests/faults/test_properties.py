@@ -20,7 +20,7 @@ from consumer.pipeline.parse import InvalidPipeline, parse
 from consumer.pipeline.problems import Problem
 from consumer.presets import load_presets
 from consumer.routes import Routes
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.faults.invariants import acked_only_when_done, nothing_is_lost
 from tests.faults.peers import REQUESTS, Peers, open_peers
 from tools.fuzz import CORPUS, check

@@ -10,8 +10,8 @@ from consumer.local.pipelines import fullest_pipeline, route_of
 from consumer.pipeline.parse import parse
 from consumer.routes import parse_routes
 from contracts.pipeline import StepDefinition
+from pipeline_steps.loading import load_steps
 from pipeline_steps.models import ModelKind, ModelSpec
-from pipeline_steps.registry import load_steps
 
 KINDS = {
     "plants": ModelKind.DETECTION,

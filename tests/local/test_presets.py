@@ -24,7 +24,7 @@ from contracts.result import Classification, Detection, Segment
 from pipeline_steps.artifact import Artifacts
 from pipeline_steps.artifacts import Image
 from pipeline_steps.context import Deadline, JobInfo
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.pipeline_steps.fakes import MemoryStore
 
 MODELS = Path(consumer.local.__file__).parent / "models"

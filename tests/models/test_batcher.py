@@ -34,8 +34,14 @@ class Bench:
         self.told: list[BatchInfo] = []
         self.now = 1000.0
         self.broken: list[str] = []
+        self.room: list[bool] = []
+        """Whether there is something to give up, each time that memory runs out."""
         self.batcher = Batcher(
-            self.thread, on_batch=self.told.append, on_broken=self.broken.append, clock=lambda: self.now
+            self.thread,
+            on_batch=self.told.append,
+            on_broken=self.broken.append,
+            make_room=lambda: bool(self.room) and self.room.pop(0),
+            clock=lambda: self.now,
         )
         self.runner = SimulatedRunner(**runner)
 
@@ -365,6 +371,17 @@ def test_what_does_not_fit_is_halved_and_the_size_that_fits_is_remembered() -> N
 
     assert [len(batch) for batch in bench.batches] == [8, 4, 2, 2, 4, 2, 2, 2, 2, 2, 2]
     assert bench.device.released == 3
+
+
+def test_what_does_not_fit_is_tried_again_as_it_is_where_something_was_given_up_for_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.room = [True, False]
+        assert await bench.ask(list(range(8))) == list(range(8))
+
+    bench = run(scenario, memory=4, largest=8)
+
+    assert [len(batch) for batch in bench.runner.batches] == [8, 8, 4, 4]
+    assert bench.device.released == 2
 
 
 def test_after_a_while_a_larger_batch_is_tried_again() -> None:

@@ -109,7 +109,7 @@ def test_sam_answers_prompts_on_gpus_as_on_the_cpu(folder: ModelFolder) -> None:
     folder.add("m", "sam", "sam_small")
 
     async def ask(pool: ModelPool) -> tuple[LocalMasks, LocalMasks, SketchedMasks]:
-        one, other, *_ = await pool.embed("m", PICTURES)
+        one, other, *_ = await pool.embed("m", [picture.copy() for picture in PICTURES])
         grid = np.stack(np.meshgrid(np.arange(5.0, 120, 20), np.arange(5.0, 90, 20)), 2).reshape(-1, 2)
         return (
             await pool.masks_of_boxes("m", one, BOXES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 
 from consumer.local.scenes import demo_photo
 from consumer.models.batch_info import BatchInfo
+from consumer.models.embeddings import KeptEmbeddings
 from consumer.models.manifest import Manifest, ModelEntry, load_manifest
 from consumer.models.pool import ModelPool
 from consumer.models.runner import MaskFound, Prompt
-from consumer.models.simulated import SimulatedDevice, SimulatedLoader, SimulatedRunner
+from consumer.models.simulated import SimulatedDevice, SimulatedLoader, SimulatedOutOfMemory, SimulatedRunner
 from consumer.models.torch_loader import torch_pool
 from pipeline_steps.artifacts import Mask, Pixels
+from pipeline_steps.errors import NotANumber
 from tests.models.random_models import photo
 from tests.models.sams import runner, sam
 
@@ -200,20 +203,161 @@ def test_what_fails_for_one_job_is_tried_by_the_next() -> None:
     play(stage, story())
 
 
-def test_a_device_that_is_full_gets_their_memory_back() -> None:
+def test_a_device_that_is_full_gets_their_memory_back_and_tries_again() -> None:
+    class Full(Eye):
+        """There is memory for a batch as long as nothing is kept."""
+
+        def run(self, batch: Any) -> list[Any]:
+            if stage.pool._kept._recent._kept:
+                raise SimulatedOutOfMemory("full")
+            return super().run(batch)
+
+    stage = Stage(sam=Full())
+
+    async def story() -> None:
+        models = stage.pool.for_job("one", "acme")
+        await models.embed("sam", [PICTURE])
+        await models.embed("sam", [photo(20, 30, seed) for seed in (5, 6)])
+        assert [len(batch) for batch in stage.eyes["sam"].batches] == [1, 2]
+        await models.embed("sam", [PICTURE.copy()])
+        assert stage.embedded == 4
+
+    play(stage, story())
+
+
+def test_they_make_room_for_a_model_before_it_is_loaded() -> None:
     stage = Stage()
-    eye = stage.eyes["sam"]
+    stage.pool = ModelPool(
+        Manifest("/models", [entry("sam"), entry("other", pinned=False)]),
+        [stage.device],
+        SimulatedLoader(stage.eyes),
+        embedding_memory=1000,
+    )
+    kept: list[bool] = []
+    stage.eyes["other"].warm_up = lambda: kept.append(  # type: ignore[method-assign]
+        bool(stage.pool._kept._recent._kept)
+    )
 
     async def story() -> None:
         await stage.ask("one")
-        eye.memory = 1
-        await stage.pool.for_job("large", "acme").embed("sam", [photo(20, 30, seed) for seed in (5, 6)])
-        eye.memory = None
-        before = stage.embedded
-        await stage.ask("two")
-        assert stage.embedded == before + 1
+        await stage.ask("two", model="other")
+        assert kept == [False]
 
     play(stage, story())
+
+
+def test_each_device_is_asked_about_what_it_saw_itself() -> None:
+    class Place(SimulatedLoader):
+        async def load(self, model: ModelEntry, devices: int) -> Any:
+            del model, devices
+            return lambda device: eyes[device.name]
+
+    eyes = {"a": Eye(), "b": Eye()}
+    pool = ModelPool(
+        Manifest("/models", [entry("sam")]),
+        [SimulatedDevice(name) for name in eyes],
+        Place({}),
+        embedding_memory=1000,
+    )
+    pictures = [photo(20, 30, seed) for seed in range(6)]
+
+    async def ask(job: str, picture: Pixels) -> None:
+        models = pool.for_job(job, "acme")
+        (embedding,) = await models.embed("sam", [picture.copy()])
+        await models.masks_of_boxes("sam", embedding, BOX)
+
+    async def story() -> None:
+        await pool.start()
+        try:
+            for name in ("one", "two"):
+                await asyncio.gather(*(ask(f"{name} {i}", each) for i, each in enumerate(pictures)))
+            assert eyes["a"].embedded + eyes["b"].embedded == 6
+            assert min(eyes["a"].embedded, eyes["b"].embedded) > 0
+            assert pool.embeddings_found() == 6
+        finally:
+            await pool.close()
+
+    asyncio.run(story())
+
+
+def test_whoever_waits_has_what_was_made_though_there_is_no_room_to_keep_it() -> None:
+    stage = Stage(most=10)
+    eye = stage.eyes["sam"]
+
+    async def story() -> None:
+        eye.gate.clear()
+        asking = [asyncio.create_task(stage.ask(f"job {number}")) for number in range(5)]
+        assert await asyncio.to_thread(eye.started.wait, 10)
+        eye.gate.set()
+        await asyncio.gather(*asking)
+        assert stage.embedded == 1
+        await stage.ask("later")
+        assert stage.embedded == 2
+
+    play(stage, story())
+
+
+def test_all_who_waited_for_what_failed_try_it_in_one_batch() -> None:
+    stage = Stage(sam=Eye(bad=[], costly=False))
+    eye = stage.eyes["sam"]
+    fails = [True]
+
+    def see(item: Any) -> Any:
+        if fails and fails.pop():
+            raise ValueError("once")
+        return Seen(eye)
+
+    eye._answer = see
+
+    async def story() -> None:
+        eye.gate.clear()
+        models = [stage.pool.for_job(number, "acme") for number in range(5)]
+        asking = [asyncio.create_task(each.embed("sam", [PICTURE.copy()])) for each in models]
+        assert await asyncio.to_thread(eye.started.wait, 10)
+        eye.gate.set()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(each) for each in answers].count(ValueError) == 1
+        assert [len(batch) for batch in eye.batches] == [1, 4]
+
+    play(stage, story())
+
+
+def test_clearing_them_from_a_devices_thread_disturbs_nobody() -> None:
+    kept, stop = KeptEmbeddings(10_000), threading.Event()
+
+    def clear() -> None:
+        while not stop.is_set():
+            kept.clear()
+
+    async def story() -> None:
+        async def embed(items: Any) -> list[Any]:
+            return [Seen(None) for _ in items]
+
+        for number in range(3000):
+            digests = [b"%d" % (number % 7), b"x"]
+            assert len(await kept.of("acme", "sam", digests, digests, embed)) == 2
+
+    thread = threading.Thread(target=clear)
+    thread.start()
+    try:
+        asyncio.run(story())
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_embedding_that_is_no_number_is_not_kept() -> None:
+    network = sam("shipped")
+    model = runner(network)
+    ready = model.prepare(photo(64, 96))
+    weight = next(network.image_encoder.parameters())
+    before = weight.detach().clone()
+    weight.data.fill_(float("nan"))
+
+    with pytest.raises(NotANumber, match="answered what is no number"):
+        model.run([ready])
+    weight.data.copy_(before)
+    assert len(model.run([ready])) == 1
 
 
 def test_a_model_that_was_unloaded_is_not_asked_about_what_it_saw() -> None:

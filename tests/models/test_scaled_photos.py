@@ -14,7 +14,7 @@ import torch
 from consumer.local.scenes import demo_photo
 from consumer.models.embeddings import JobEmbeddings
 from consumer.models.manifest import InvalidManifest, load_manifest
-from consumer.models.pixels import decoded
+from consumer.models.pixels import decoded, picture_at
 from consumer.models.runner import Prompt, Sought
 from consumer.models.sam.pictures import shown
 from consumer.models.torch_loader import RUNNERS
@@ -69,13 +69,13 @@ def test_a_detector_finds_boxes_in_the_photos_frame() -> None:
 
 
 def test_masks_and_classes_of_pixels_are_as_large_as_the_photo() -> None:
-    whole = blocky(photo(300, 400))
+    whole = blocky(photo(600, 800))
 
     masks = answer(ModelKind.INSTANCE, "maskrcnn_small", 1, halved(whole))
     classes = answer(ModelKind.SEMANTIC, "lraspp_mobilenet_v3_large", 2, halved(whole))
 
-    assert classes.shape == (300, 400)
-    assert masks.xyxy[:, 2].max() > 200
+    assert classes.shape == (600, 800)
+    assert masks.xyxy[:, 2].max() > 400
 
 
 def test_a_classifier_says_what_it_says_of_the_whole_photo() -> None:
@@ -145,7 +145,18 @@ def test_a_step_that_needs_the_pixels_nevertheless_gets_all_of_them() -> None:
     crop = image.crop([10, 20, 200, 100]).crop([50, 30, 90, 60])
     assert (crop.x, crop.y) == (50, 30)
     np.testing.assert_array_equal(crop.pixels, whole[30:60, 50:90])
-    np.testing.assert_array_equal(decoded(crop.shown), crop.pixels)
+    np.testing.assert_array_equal(decoded(crop.shown, (30, 40)), crop.pixels)
+
+
+def test_a_model_that_is_shown_more_than_was_decoded_is_shown_the_photo() -> None:
+    whole = photo(600, 800)
+    scaled = ScaledPhoto(
+        np.ascontiguousarray(whole[::4, ::4]),
+        _window(whole, lambda left, top, right, bottom: whole[top:bottom, left:right]),
+    )
+
+    np.testing.assert_array_equal(shown(scaled, 256).image, shown(whole, 256).image)
+    np.testing.assert_array_equal(picture_at(scaled, (224, 224)).image, picture_at(whole, (224, 224)).image)
 
 
 def test_the_manifest_says_for_which_models_it_may_be(folder: ModelFolder) -> None:

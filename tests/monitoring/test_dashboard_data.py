@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from consumer.ops.health import serving
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.end_to_end.conftest import play, toys
 from tests.end_to_end.test_fairness import MODEL
 from tests.monitoring.prometheus import scraping

@@ -11,7 +11,7 @@ from consumer.pipeline.parse import InvalidPipeline, parse
 from contracts.builders import chain, chord, group, map_, pipeline, step
 from contracts.pipeline import ElementDefinition
 from pipeline_steps.artifacts import Image
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.pipeline.toys import Toys
 
 

@@ -9,15 +9,8 @@ import pytest
 
 from pipeline_steps.artifacts import Crops, Detections, Image, Overlay, Segments
 from pipeline_steps.context import StepContext
-from pipeline_steps.registry import (
-    InvalidStep,
-    StepParams,
-    StepRegistry,
-    load_steps,
-    setting,
-    settings_read_by,
-    step,
-)
+from pipeline_steps.loading import load_steps
+from pipeline_steps.registry import InvalidStep, StepParams, StepRegistry, setting, settings_read_by, step
 
 
 class SomeParams(StepParams):

@@ -23,7 +23,7 @@ from pipeline_steps.findings.species_distributor import SpeciesDistributorParams
 from pipeline_steps.image.intake import read_image
 from pipeline_steps.image.upload_image import UploadImageParams, upload
 from pipeline_steps.image.visualize_detections import VisualizeParams, visualize
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from pipeline_steps.vision.detection import DetectionParams, detect
 from pipeline_steps.vision.sahi_detection import SahiDetectionParams, detect_in_tiles
 from tests.pipeline_steps.fakes import (
@@ -151,7 +151,7 @@ def test_8_a_segment_that_fails_in_tiles_fails_the_step() -> None:
 
 def test_8_steps_import_nothing_that_is_not_declared() -> None:
     """Defect 8: `sahi` and `onnxruntime` were imported, and stood in no dependency file."""
-    code = "import sys, pipeline_steps.registry as r; r.load_steps(plugins=False); print(*sys.modules)"
+    code = "import sys, pipeline_steps.loading as r; r.load_steps(plugins=False); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert "pipeline_steps.vision.sahi_detection" in loaded.split()

@@ -12,7 +12,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from consumer.ops.otlp import FLUSH_SECONDS
-from pipeline_steps.registry import load_steps
+from pipeline_steps.loading import load_steps
 from tests.end_to_end.site import BUCKET, DEAD_SUB, RESULTS_SUB
 from tests.end_to_end.test_fairness import MODEL
 

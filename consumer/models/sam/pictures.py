@@ -30,11 +30,11 @@ def shown(picture: Picture, side: int) -> Shown:
     Raises:
         InvalidInput: not uint8 (height, width, 3), or empty.
     """
-    pixels = decoded(picture)
+    given_height, given_width = picture.shape[:2]
+    size = height, width = fitted(given_height, given_width, side)
+    pixels = decoded(picture, size)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype != np.uint8:
         raise InvalidInput(f"expected pixels of uint8 (height, width, 3), got {pixels.dtype} {pixels.shape}")
-    given_height, given_width = picture.shape[:2]
-    height, width = fitted(given_height, given_width, side)
     small = _resized(_narrowed(pixels, width), width, height)
     return Shown(torch.from_numpy(small).permute(2, 0, 1), given_height, given_width)
 

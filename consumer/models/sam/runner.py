@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from consumer.models.finite import no_numbers
 from consumer.models.masks import no_mask
 from consumer.models.pixels import Shown, normalised
 from consumer.models.precision import as_precise_as
@@ -80,6 +81,7 @@ class SamRunner:
 
     def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device, max_batch: int) -> None:
         self._model = cast(Any, model)
+        self._name = spec.name
         self._device = device
         self._max_batch = max_batch
         on_cpu = device.type == "cpu"
@@ -171,6 +173,8 @@ class SamRunner:
         features = self._encode(
             normalised(images, self._side, self._side, self._model.pixel_mean, self._model.pixel_std)
         )
+        if not torch.isfinite(features).all():
+            raise no_numbers(self._name)
         return [
             SamEmbedding(
                 self, self._decoder.look(row[None]), (height, width), (image.shape[1], image.shape[2])

@@ -12,7 +12,8 @@ from consumer.pipeline.parse import parse
 from contracts.builders import pipeline, step
 from pipeline_steps.artifacts import Crops, Image, Segments
 from pipeline_steps.findings.segment_filter import SegmentFilterParams, filter_segments
-from pipeline_steps.registry import load_steps, settings_read_by
+from pipeline_steps.loading import load_steps
+from pipeline_steps.registry import settings_read_by
 from tests.pipeline_steps.fakes import context, segments_of
 
 PICTURE = Image(np.zeros((200, 300, 3), np.uint8))
