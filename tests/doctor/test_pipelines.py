@@ -314,6 +314,7 @@ async def test_devices(good: Good, devices: tuple[str, ...], severity: Severity,
 async def test_a_plug_in_that_does_not_load_is_found(good: Good, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
+    from pipeline_steps import loading
 
     broken = EntryPoint("broken", "no_such_module.steps", "mlworker.steps")
     monkeypatch.setattr(loading, "entry_points", lambda **_: [broken])
