@@ -59,7 +59,7 @@ async def open_models(
         StoreMisconfigured: there are no credentials.
         StoreUnavailable, ObjectMissing: a manifest in a bucket cannot be read.
     """
-    phases, metrics = phases or Phases(), Metrics()
+    phases, metrics = phases or Phases(), Metrics(settings.google_cloud_project)
     told = _Told(metrics)
     async with AsyncExitStack() as resources:
         with phases.time("manifest"):

@@ -23,9 +23,14 @@ _RUNS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 
 
 class Metrics:
-    """The metrics of one worker, in a registry of its own."""
+    """The metrics of one worker, in a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        project: Google's, in which its traces are.
+    """
+
+    def __init__(self, project: str = "") -> None:
+        self._project = project
         self.registry = CollectorRegistry()
         count, spread = self._counter, self._histogram
         build = Info("mlworker_build", "What this worker is, always 1.", registry=self.registry)
@@ -74,13 +79,13 @@ class Metrics:
         """Count a delivery; whether it was the last one; the code with which it was given up, if it was."""
         self._messages.labels(outcome).inc()
         self._done.inc(is_done)
-        self._seconds.observe(seconds, exemplar(recorded()))
+        self._seconds.observe(seconds, exemplar(recorded(), self._project))
         if dead_letter:
             self._dead_letters.labels(dead_letter).inc()
 
     def photo_decoded(self, waited: float, seconds: float) -> None:
         """Count a photo. Called on any thread."""
-        trace = exemplar(recorded())
+        trace = exemplar(recorded(), self._project)
         self._decode_wait.observe(waited, trace)
         self._decode.observe(seconds, trace)
 
@@ -97,7 +102,7 @@ class Metrics:
             self._oom_splits.labels(model).inc()
         queue_wait = self._queue_wait.labels(model)
         for seconds, asker in zip(batch.waits, batch.askers, strict=True):
-            queue_wait.observe(seconds, exemplar(asker))
+            queue_wait.observe(seconds, exemplar(asker, self._project))
         if batch.ending is Ending.ANSWERED:
             self._batch_seconds.labels(model, size_bucket(batch.size)).observe(batch.seconds)
 

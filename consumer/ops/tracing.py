@@ -136,10 +136,18 @@ def trace_parent() -> str:
     return _passed.get() if here is None else here.trace_parent
 
 
-def exemplar(of: Span | None) -> dict[str, str] | None:
-    """Return what leads from a measured number to the trace it was measured in."""
+def exemplar(of: Span | None, project: str = "") -> dict[str, str] | None:
+    """Return what leads from a measured number to the trace it was measured in.
+
+    Args:
+        of: what was measured.
+        project: Google's, without which managed Prometheus makes no link to Cloud Trace.
+    """
     parent = of.trace_parent if of is not None else ""
-    return {"trace_id": parent[3:35], "span_id": parent[36:52]} if parent else None
+    if not parent:
+        return None
+    trace = {"trace_id": parent[3:35], "span_id": parent[36:52]}
+    return trace | {"project_id": project} if project else trace
 
 
 def ran(batch: BatchInfo) -> None:

@@ -19,12 +19,6 @@ _REFERENCES = {
     "serviceAccountRef": "IAMServiceAccount",
     "serviceIdentityRef": "ServiceIdentity",
 }
-_WORKER_MAY = {
-    ("PubSubSubscription", "roles/pubsub.subscriber"),
-    ("PubSubTopic", "roles/pubsub.publisher"),
-    ("StorageBucket", "roles/storage.objectUser"),
-    ("StorageBucket", "roles/storage.objectViewer"),
-}
 _MARKS = (".claim", ".attempts", ".failed")
 
 
@@ -84,10 +78,20 @@ def the_pods_are_the_workers_account(it: Manifests) -> Iterator[str]:
 
 @check
 def the_worker_may_do_no_more_than_it_must(it: Manifests) -> Iterator[str]:
+    """Whoever writes into the models' bucket owns the workers; into the photos', says what they look at."""
     [google] = it.all("IAMServiceAccount")
-    for kind, name, role in it.grants(f"account:{google['metadata']['name']}"):
-        if (kind, role) not in _WORKER_MAY:
-            yield f"{role} on {kind} {name}"
+    allowed = {
+        ("PubSubSubscription", it.settings.subscription, "roles/pubsub.subscriber"),
+        ("PubSubTopic", it.settings.results_topic, "roles/pubsub.publisher"),
+        ("PubSubTopic", it.settings.dead_letter_topic, "roles/pubsub.publisher"),
+    }
+    for bucket in it.all("StorageBucket"):
+        name = bucket["metadata"]["name"]
+        allowed.add(("StorageBucket", name, "roles/storage.objectViewer"))
+        if bucket["spec"]["resourceID"] == it.settings.bucket:
+            allowed.add(("StorageBucket", name, "roles/storage.objectUser"))
+    for grant in set(it.grants(f"account:{google['metadata']['name']}")) - allowed:
+        yield " ".join(grant)
     for bucket in it.all("StorageBucket"):
         spec = bucket["spec"]
         if not spec.get("uniformBucketLevelAccess") or spec.get("publicAccessPrevention") != "enforced":

@@ -24,6 +24,8 @@ STALL = 60
 """Seconds of standing still that cost no lease: `time.lease` of the doctor."""
 SHORTEST_START = 600
 """Seconds that a start may take at the very least: gigabytes of weights on a cold disk, and a warm-up."""
+READY_WITHIN = 30
+"""Seconds within which a worker that is ready should be seen to be."""
 BYTES_A_PIXEL = 3
 
 
@@ -94,6 +96,21 @@ def no_container_may_do_more_than_it_must(it: Manifests) -> Iterator[str]:
 
 
 @check
+def the_namespace_takes_no_pod_that_may_do_more(it: Manifests) -> Iterator[str]:
+    [namespace] = it.all("Namespace")
+    enforced = namespace["metadata"]["labels"].get("pod-security.kubernetes.io/enforce")
+    if enforced != "restricted":
+        yield f"pod-security.kubernetes.io/enforce is {enforced}"
+
+
+@check
+def a_worker_that_is_ready_is_soon_seen_to_be(it: Manifests) -> Iterator[str]:
+    """A rollout waits for it, pod by pod."""
+    if (period := it.container["readinessProbe"]["periodSeconds"]) > READY_WITHIN:
+        yield f"readinessProbe: asked every {period} s"
+
+
+@check
 def what_must_be_writable_is(it: Manifests) -> Iterator[str]:
     volumes = {volume["name"]: volume for volume in it.pod["volumes"]}
     for path in ("/tmp", "/dev/shm"):
@@ -145,24 +162,6 @@ def what_is_written_to_disk_fits_on_it(it: Manifests) -> Iterator[str]:
     written = sum(bytes_of(volume["sizeLimit"]) for volume in volumes if volume.get("medium") != "Memory")
     if written > bytes_of(it.container["resources"]["limits"]["ephemeral-storage"]):
         yield f"volumes of {written} bytes, with which the pod is evicted for its ephemeral storage"
-
-
-@check
-def models_are_copied_to_where_the_worker_reads_them(it: Manifests) -> Iterator[str]:
-    if it.settings.model_path == "demo":
-        return
-    copier = it.container_called("copy-models")
-    into = {mount["mountPath"]: mount["name"] for mount in copier["volumeMounts"]}
-    read = {mount["mountPath"]: mount["name"] for mount in it.container["volumeMounts"]}
-    if read.get(it.settings.model_path) != into["/models"]:
-        yield f"copied into volume {into['/models']}; MODEL_PATH={it.settings.model_path} is another one"
-    [script] = copier["args"]
-    if " /models" not in script:
-        yield "the script copies to somewhere else"
-    [url] = [variable["value"] for variable in copier["env"] if variable["name"] == "MODELS_URL"]
-    buckets = {str(bucket["spec"]["resourceID"]) for bucket in it.all("StorageBucket")}
-    if url.removeprefix("gs://").partition("/")[0] not in buckets:
-        yield f"MODELS_URL: {url} is in none of {sorted(buckets)}"
 
 
 @check

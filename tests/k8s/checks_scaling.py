@@ -90,8 +90,23 @@ def without_a_number_nothing_changes(it: Manifests) -> Iterator[str]:
             yield f"fallback {scaler['spec']['fallback']}"
         for trigger in scaler["spec"]["triggers"]:
             metadata = trigger["metadata"]
-            if "pods_wanted" in metadata["query"] and metadata.get("ignoreNullValues") != "false":
-                yield f"trigger {trigger['name']}: no answer reads 0"
+            # Who is to be protected is nobody where nobody says so: that number must not hold up the other.
+            for number, wanted in (("pods_wanted", "false"), ("pods_to_protect", "true")):
+                said = metadata.get("ignoreNullValues")
+                if number in metadata["query"] and said != wanted:
+                    yield f"trigger {trigger['name']}: ignoreNullValues {said}"
+
+
+@check
+def the_scaler_takes_numbers_for_numbers_of_pods(it: Manifests) -> Iterator[str]:
+    """As k8s/monitoring/README.md says of them: divided by nothing, and of all pods together."""
+    for scaler in it.all("ScaledObject"):
+        for trigger in scaler["spec"]["triggers"]:
+            taken = trigger.get("metricType"), trigger["metadata"]["threshold"]
+            if taken != ("AverageValue", "1"):
+                yield f"trigger {trigger['name']}: {taken}"
+        if scaler["spec"]["minReplicaCount"] < 1 and not it.project.endswith("-dev"):
+            yield "without work there is no worker, and the first photo waits for a node"
 
 
 @check

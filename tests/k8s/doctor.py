@@ -46,7 +46,7 @@ _SAME = {"dead_letters.subscription": "dead_letters.subscribers"}
 
 ASKED: Sequence[Check] = [check for check in CATALOGUE if check.id not in _NEEDS_A_CLUSTER]
 
-_ROLES = {
+ROLES = {
     "roles/pubsub.subscriber": {"pubsub.subscriptions.consume"},
     "roles/pubsub.publisher": {"pubsub.topics.publish"},
     "roles/storage.objectViewer": {"storage.objects.get", "storage.objects.list"},
@@ -236,7 +236,7 @@ def _permissions(it: Manifests, kind: str, name: str) -> set[str]:
         permission
         for of, on, role in granted
         if (of, on) == (kind, name)
-        for permission in _ROLES.get(role, ())
+        for permission in ROLES.get(role, ())
     }
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.k8s import checks_cloud, checks_pod, checks_scaling, checks_settings, schemas
+from tests.k8s import (
+    checks_cloud,
+    checks_models,
+    checks_network,
+    checks_pod,
+    checks_scaling,
+    checks_settings,
+    schemas,
+)
 from tests.k8s.catalogue import OURS, problems
 from tests.k8s.doctor import ASKED, wrong_by_the_doctor
 from tests.k8s.manifests import Manifests
 
-MODULES = (checks_cloud, checks_pod, checks_scaling, checks_settings, schemas)
+MODULES = (checks_cloud, checks_models, checks_network, checks_pod, checks_scaling, checks_settings, schemas)
 """Importing them adds their checks to the catalogue."""
 NAMES = {*OURS, *(f"doctor: {check.id}" for check in ASKED)}
 

@@ -10,7 +10,7 @@ import yaml
 
 from tests.command import ROOT
 from tests.k8s.catalogue import problems
-from tests.k8s.checks_settings import the_network_lets_the_worker_reach_what_it_needs
+from tests.k8s.checks_network import the_network_lets_the_worker_reach_what_it_needs
 from tests.k8s.manifests import Manifests, rendered
 
 PAGE = ROOT / "k8s" / "README.md"

@@ -24,6 +24,14 @@ def test_it_has_ten_panels_each_with_a_question_an_explanation_and_a_place_of_it
     assert all(panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for panel in panels)
 
 
+def test_the_time_of_messages_leads_to_their_traces() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    asking = [panel for panel in panels if any(target.get("exemplar") for target in panel["targets"])]
+
+    assert [panel["title"] for panel in asking] == ["How long does a message take?"]
+    assert all("mlworker_message_seconds_bucket" in target["expr"] for target in asking[0]["targets"])
+
+
 def test_every_metric_of_it_is_exported_or_recorded() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     exported = dict(re.findall(r"^\| `(mlworker_\w+)` \| (\w+) \|", page, re.MULTILINE))

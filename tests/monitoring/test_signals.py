@@ -22,8 +22,8 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[CollectorRegistry]:
     made: list[CollectorRegistry] = []
     init = Metrics.__init__
 
-    def note(self: Metrics) -> None:
-        init(self)
+    def note(self: Metrics, *given: str) -> None:
+        init(self, *given)
         made.append(self.registry)
 
     monkeypatch.setattr(Metrics, "__init__", note)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.end_to_end.site import PROJECT
 from tests.monitoring.prometheus import scraping
 from tests.monitoring.rules import tool
 from tests.monitoring.test_dashboard_data import working
@@ -46,19 +47,20 @@ def test_prometheus_leads_from_a_number_to_its_trace(play, traces, tmp_path):
             await site.until_settled(1)
             found = await exemplars(client, "mlworker_message_seconds_bucket")
         [message] = traces.named("process work")
-        assert found == {message.trace}
+        assert found == {(message.trace, PROJECT)}
 
     play(story)
 
 
-async def exemplars(client: httpx.AsyncClient, metric: str) -> set[str]:
-    """The traces that Prometheus has beside a metric, once it has any."""
+async def exemplars(client: httpx.AsyncClient, metric: str) -> set[tuple[str, str]]:
+    """The traces, and their projects, that Prometheus has beside a metric, once it has any."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         asked: dict[str, Any] = {"query": metric, "start": time.time() - 300, "end": time.time() + 1}
         answer = (await client.get("/api/v1/query_exemplars", params=asked)).json()
         assert answer["status"] == "success", answer
-        if found := {one["labels"]["trace_id"] for series in answer["data"] for one in series["exemplars"]}:
-            return found
+        labels = [one["labels"] for series in answer["data"] for one in series["exemplars"]]
+        if labels:
+            return {(one["trace_id"], one["project_id"]) for one in labels}
         await asyncio.sleep(0.5)
     return set()
