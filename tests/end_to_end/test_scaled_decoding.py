@@ -25,6 +25,7 @@ from pipeline_steps.geometry import overlaps
 from pipeline_steps.image.encode import encode_jpeg
 from pipeline_steps.loading import load_steps
 from tests.end_to_end.site import BUCKET, open_site
+from tests.models.random_models import entry
 
 PACKAGED = Path("consumer/local/models")
 DETECTION = {"type": "step", "name": "detection", "kwargs": {"model": "plants"}}
@@ -96,20 +97,7 @@ class Catalogue:
 
 
 def model(name: str, decoding: str, input_size: int, **tenants: str) -> ModelEntry:
-    return ModelEntry.model_validate(
-        {
-            "name": name,
-            "kind": "detection",
-            "architecture": "x",
-            "weights": "x.pt",
-            "sha256": "0" * 64,
-            "version": "1",
-            "classes": ["plant"],
-            "input_size": input_size,
-            "decoding": decoding,
-            "tenants": tenants,
-        }
-    )
+    return entry(name, decoding=decoding, input_size=input_size, tenants=tenants)
 
 
 @pytest.mark.parametrize(

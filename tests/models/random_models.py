@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from consumer.models.architectures import ARCHITECTURES
+from consumer.models.manifest import ModelEntry
 from pipeline_steps.artifacts import Pixels
 from pipeline_steps.models import ModelKind, ModelSpec
 
@@ -42,6 +43,21 @@ def photo(height: int, width: int, seed: int = 0) -> Pixels:
         pixels[y : y + side, x : x + side] = rng.integers(0, 256, 3)
     noise = rng.integers(0, 20, pixels.shape, np.uint8)
     return np.maximum(pixels, 20) - noise
+
+
+def entry(name: str, **fields: Any) -> ModelEntry:
+    """Return what a manifest says of a model whose weights are not there."""
+    known = {
+        "name": name,
+        "kind": "detection",
+        "architecture": "x",
+        "weights": "x.pt",
+        "sha256": "0" * 64,
+        "version": "1",
+        "classes": ("a",),
+        "input_size": 64,
+    }
+    return ModelEntry.model_validate(known | fields)
 
 
 class ModelFolder:

@@ -22,6 +22,7 @@ from consumer.models.simulated import SimulatedDevice, SimulatedLoader, Simulate
 from consumer.models.torch_loader import torch_pool
 from pipeline_steps.artifacts import Mask, Pixels
 from pipeline_steps.errors import NotANumber
+from tests.models.random_models import entry as any_entry
 from tests.models.random_models import photo
 from tests.models.sams import runner, sam
 
@@ -57,18 +58,7 @@ class Eye(SimulatedRunner):
 
 
 def entry(name: str, *, pinned: bool = True) -> ModelEntry:
-    return ModelEntry.model_validate(
-        {
-            "name": name,
-            "kind": "sam",
-            "architecture": "x",
-            "weights": "x.pt",
-            "sha256": "0" * 64,
-            "version": "1",
-            "input_size": 64,
-            "pinned": pinned,
-        }
-    )
+    return any_entry(name, kind="sam", classes=(), pinned=pinned)
 
 
 class Stage:
@@ -94,6 +84,15 @@ class Stage:
         (embedding,) = await models.embed(model, [picture.copy()])
         assert len((await models.masks_of_boxes(model, embedding, BOX)).mask) == 1
         return embedding
+
+    async def ask_at_once(self, jobs: int) -> list[Any]:
+        """As `ask`, for so many jobs that come before the first is answered."""
+        eye = self.eyes["sam"]
+        eye.gate.clear()
+        asking = [asyncio.create_task(self.ask(f"job {number}")) for number in range(jobs)]
+        assert await asyncio.to_thread(eye.started.wait, 10)
+        eye.gate.set()
+        return await asyncio.gather(*asking)
 
 
 def play(stage: Stage, story: Coroutine[Any, Any, None]) -> None:
@@ -158,14 +157,9 @@ def test_the_oldest_go_when_they_take_too_much() -> None:
 
 def test_jobs_at_the_same_time_wait_for_the_first() -> None:
     stage = Stage()
-    eye = stage.eyes["sam"]
 
     async def story() -> None:
-        eye.gate.clear()
-        asking = [asyncio.create_task(stage.ask(f"job {number}")) for number in range(5)]
-        assert await asyncio.to_thread(eye.started.wait, 10)
-        eye.gate.set()
-        assert len({id(one) for one in await asyncio.gather(*asking)}) == 1
+        assert len({id(one) for one in await stage.ask_at_once(5)}) == 1
         assert stage.embedded == 1
 
     play(stage, story())
@@ -282,14 +276,9 @@ def test_each_device_is_asked_about_what_it_saw_itself() -> None:
 
 def test_whoever_waits_has_what_was_made_though_there_is_no_room_to_keep_it() -> None:
     stage = Stage(most=10)
-    eye = stage.eyes["sam"]
 
     async def story() -> None:
-        eye.gate.clear()
-        asking = [asyncio.create_task(stage.ask(f"job {number}")) for number in range(5)]
-        assert await asyncio.to_thread(eye.started.wait, 10)
-        eye.gate.set()
-        await asyncio.gather(*asking)
+        await stage.ask_at_once(5)
         assert stage.embedded == 1
         await stage.ask("later")
         assert stage.embedded == 2

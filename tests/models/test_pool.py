@@ -35,23 +35,9 @@ from consumer.models.torch_device import TorchDevice
 from consumer.models.torch_loader import torch_pool
 from pipeline_steps.errors import DeviceOverloaded, InvalidInput, ModelMismatch, ModelUnavailable
 from pipeline_steps.models import LocalMasks, ModelKind
-from tests.models.random_models import ModelFolder, network, photo, sha256, spec
+from tests.models.random_models import ModelFolder, entry, network, photo, sha256, spec
 
 PICTURE = photo(40, 40)
-
-
-def entry(name: str, **fields: Any) -> ModelEntry:
-    known = {
-        "name": name,
-        "kind": "detection",
-        "architecture": "x",
-        "weights": "x.pt",
-        "sha256": "0" * 64,
-        "version": "1",
-        "classes": ("a",),
-        "input_size": 64,
-    }
-    return ModelEntry.model_validate(known | fields)
 
 
 class Stage:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from consumer.models.manifest import Manifest
 from consumer.models.pool import ModelPool
 from consumer.models.simulated import SimulatedDevice, SimulatedLoader, SimulatedRunner
-from tests.models.test_pool import PICTURE, entry, run
+from tests.models.random_models import entry
+from tests.models.test_pool import PICTURE, run
 
 
 def late_pool(runner: SimulatedRunner, on_broken: Callable[[str], None] = lambda _: None) -> ModelPool:
