@@ -58,7 +58,7 @@ class Metrics:
         self._padding = count(
             "batch_padding_items", "Of the items in batches, what padding amounts to.", "model"
         )
-        self._oom_splits = count("oom_splits", "Batches halved because memory ran out.", "model")
+        self._oom_splits = count("oom_splits", "Batches of several items that memory ran out for.", "model")
         self._queue_wait = spread(
             "queue_wait_seconds", "How long items waited for a device.", _WAITS, "model"
         )
