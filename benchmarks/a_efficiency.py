@@ -31,20 +31,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
 from uuid import uuid4
 
 from benchmarks.method import (
+    PATIENCE,
     Figure,
+    Measured,
     Row,
     Side,
     Target,
     believed,
     control_row,
     in_turns,
+    is_settled,
     median,
     on_core,
     parser,
@@ -211,6 +214,7 @@ class Fed:
 
     def round(self) -> float:
         """Give it messages, let it take them, and return how many it did a second."""
+        self.line.around.only_photos()
         self._thaw()
         time.sleep(_AWAKE)
         try:
@@ -440,19 +444,40 @@ def measured(case: Case, blocks: int, beside_peers: int, *, busy: bool) -> list[
         rates = in_turns(alone, blocks)
         if peers_there:
             theirs = {name: bench.forgiving(name, peer) for name, peer in peers_there.items()}
-            beside = in_turns(alone | theirs, beside_peers, warm=True)  # they were tried
-            rates = {name: rates.get(name, []) + found for name, found in beside.items()}
+            rates = together(rates, in_turns(alone | theirs, beside_peers, warm=True))  # they were tried
+
+        def enough(more: Measured) -> bool:
+            found = together(rates, more)
+            return is_settled([efficiency(case, found)], itself(found), busy=busy)
+
+        rates = together(rates, in_turns(alone, 0, warm=True, enough=enough, most=PATIENCE * blocks))
         # Of who failed in the middle no figure is left: half of one would be about nothing.
         whole = {name: peer for name, peer in peers_there.items() if name not in bench.failures}
         rates = {name: found for name, found in rates.items() if name in alone or name in whole}
-        control = believed(ratio(rates["bare again"], rates["bare"]), busy=busy)
+        control = believed(itself(rates), busy=busy)
         failures = [f"{who}: {why}" for who, why in bench.failures.items()]
         return [*rows(case, rates, ours, whole, failures), control_row("a", control, case.name)]
 
 
+def together(some: Measured, more: Measured) -> dict[str, list[float]]:
+    """Return what each side measured at first and afterwards."""
+    return {name: [*some.get(name, ()), *more.get(name, ())] for name in {**some, **more}}
+
+
+def itself(rates: Measured) -> Figure:
+    """Return the bare loop over itself."""
+    return ratio(rates["bare again"], rates["bare"])
+
+
+def efficiency(case: Case, rates: Measured) -> Row:
+    """Return the row that the case is about."""
+    share = ratio(rates["ours"], rates["bare"])
+    return Row("a", f"{case.name}: worker ÷ bare loop", share, Target(least=case.target))
+
+
 def rows(
     case: Case,
-    rates: Mapping[str, list[float]],
+    rates: Measured,
     ours: Ours,
     others: Mapping[str, Fed],
     failures: Sequence[str],
@@ -467,12 +492,11 @@ def rows(
         *failures,
     ]
     return [
-        Row(
-            "a", f"{case.name}: worker ÷ bare loop", ratio(rates["ours"], rates["bare"]),
-            Target(least=case.target),
-            {name: median(rates[name]).value / median(rates["bare"]).value for name in others},
-            peers.versions() if others else {},
-            "; ".join(told),
+        replace(
+            efficiency(case, rates),
+            peers={name: median(rates[name]).value / median(rates["bare"]).value for name in others},
+            peer_versions=peers.versions() if others else {},
+            note="; ".join(told),
         ),
         Row(
             "a", f"{case.name}: share of the time in which the device was busy", _capped(ours.busy[1:]),

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,12 +38,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.method import (
+    Figure,
+    Measured,
     Row,
     Side,
     Target,
     believed,
     control_row,
     in_turns,
+    is_settled,
     median,
     on_core,
     parser,
@@ -403,12 +406,20 @@ def measured(model: Model, blocks: int, *, with_peers: bool, busy: bool) -> list
                     "LitServe alone": theirs.alone,
                     "LitServe alone, unbatched": unbatched.alone,
                 }
-        found = in_turns(sides, blocks)
-        control = believed(ratio(found["bare 1 again"], found["bare 1"]), busy=busy)
+
+        def itself(found: Measured) -> Figure:
+            return ratio(found["bare 1 again"], found["bare 1"])
+
+        found = in_turns(
+            sides,
+            blocks,
+            enough=lambda found: is_settled(rows(model, found, failure), itself(found), busy=busy),
+        )
+        control = believed(itself(found), busy=busy)
         return [*rows(model, found, failure), control_row("b", control, model.name)]
 
 
-def rows(model: Model, found: Mapping[str, Sequence[float]], failure: str) -> list[Row]:
+def rows(model: Model, found: Measured, failure: str) -> list[Row]:
     """Make rows of what the sides measured."""
     ideal = [t1 * model.batch / t for t1, t in zip(found["bare 1"], found["bare B"], strict=True)]
     shares, gains, more, about = dict[str, float](), dict[str, float](), dict[str, float](), dict[str, str]()
@@ -441,18 +452,16 @@ def rows(model: Model, found: Mapping[str, Sequence[float]], failure: str) -> li
     ]  # fmt: skip
 
 
-def _of_ideal(
-    found: Mapping[str, Sequence[float]], many: str, one: str, ideal: Sequence[float]
-) -> list[float]:
+def _of_ideal(found: Measured, many: str, one: str, ideal: Sequence[float]) -> list[float]:
     return [a / b / best for a, b, best in zip(found[many], found[one], ideal, strict=True)]
 
 
-def _of_bare(found: Mapping[str, Sequence[float]], name: str, batch: int) -> list[float]:
+def _of_bare(found: Measured, name: str, batch: int) -> list[float]:
     """Return each rate over that of full batches, of which the bare loop has told the milliseconds."""
     return [rate * t / 1000 / batch for rate, t in zip(found[name], found["bare B"], strict=True)]
 
 
-def _less(found: Mapping[str, Sequence[float]], name: str, base: str) -> list[float]:
+def _less(found: Measured, name: str, base: str) -> list[float]:
     return [a - b for a, b in zip(found[name], found[base], strict=True)]
 
 

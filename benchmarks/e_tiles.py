@@ -32,11 +32,13 @@ import consumer.local
 from benchmarks.method import (
     BLOCKS,
     Figure,
+    Measured,
     Row,
     Target,
     control_row,
     controlled,
     in_turns,
+    is_settled,
     median,
     on_core,
     parser,
@@ -245,18 +247,12 @@ def merging_beside(sahi: Sahi, folder: Path, options: argparse.Namespace) -> lis
                 "SAHI": lambda file=file: sahi.ask(do="merge", boxes=str(file))[0],
             },
             options.blocks or BLOCKS,
+            enough=lambda seconds, count=count: is_settled([merging_row(count, seconds, sahi)]),
         )
         left = ours()
         theirs = np.array(sahi.ask(do="merge", boxes=str(file))[1], np.float32).reshape(-1, 5)
         rows += [
-            Row(
-                "e",
-                f"merging {count} boxes: times as fast as SAHI",
-                ratio(seconds["SAHI"], seconds["ours"]),
-                Target(least=20) if count == 10_000 else None,
-                {f"{side}, ms": 1000 * median(seconds[side]).value for side in seconds},
-                sahi.about,
-            ),
+            merging_row(count, seconds, sahi),
             Row(
                 "e",
                 f"merging {count} boxes: share of what is left that is left by SAHI too",
@@ -268,6 +264,18 @@ def merging_beside(sahi: Sahi, folder: Path, options: argparse.Namespace) -> lis
             ),
         ]
     return rows
+
+
+def merging_row(count: int, seconds: Measured, sahi: Sahi) -> Row:
+    """Make the row of both sides' seconds."""
+    return Row(
+        "e",
+        f"merging {count} boxes: times as fast as SAHI",
+        ratio(seconds["SAHI"], seconds["ours"]),
+        Target(least=20) if count == 10_000 else None,
+        {f"{side}, ms": 1000 * median(seconds[side]).value for side in seconds},
+        sahi.about,
+    )
 
 
 def in_both(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:

@@ -33,18 +33,18 @@ def loaded(folder: Path, entry: dict[str, Any]) -> Any:
 
 
 def warm_up(network: Any, entry: dict[str, Any]) -> None:
-    """Show it grey squares."""
+    """Show it what ours is shown: SAM a grey square, the others a grey picture of 4:3."""
     side: int = entry["input_size"]
-    grey = np.full((side, side, 3), 128, np.uint8)
     if entry["kind"] == "sam":
         sam = SamPredictor(network)
-        sam.set_image(grey)
+        sam.set_image(np.full((side, side, 3), 128, np.uint8))
         middle, edge = side / 4, side * 3 / 4
         sam.predict(box=np.array([middle, middle, edge, edge]))
         sam.predict(point_coords=np.array([[middle, middle]]), point_labels=np.array([1]))
         points = torch.tensor([[[middle, edge]]] * 4)
         sam.predict_torch(points, torch.ones(4, 1, dtype=torch.int))
         return
+    grey = np.full((side * 3 // 4, side, 3), 128, np.uint8)
     picture = torchvision.transforms.functional.to_tensor(grey)
     if entry["kind"] == "detection":
         network([picture])

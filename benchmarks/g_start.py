@@ -34,12 +34,15 @@ from pathlib import Path
 from uuid import uuid4
 
 from benchmarks.method import (
+    Figure,
+    Measured,
     Row,
     Side,
     Target,
     believed,
     control_row,
     in_turns,
+    is_settled,
     median,
     parser,
     ratio,
@@ -191,7 +194,29 @@ def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
     sides: dict[str, Side] = {"ours": partial(starts.ours, sends=sends), "naive": starts.naive}
     if sends:
         sides["ours again"] = partial(starts.ours, sends=True)
-    seconds = in_turns(sides, blocks, warm=case.is_long)
+
+    def itself(seconds: Measured) -> Figure | None:
+        return ratio(seconds["ours again"], seconds["ours"]) if sends else None
+
+    seconds = in_turns(
+        sides,
+        blocks,
+        warm=case.is_long,
+        enough=lambda seconds: is_settled(compared(starts, seconds), itself(seconds), busy=busy),
+    )
+    rows = compared(starts, seconds)
+    if (control := itself(seconds)) is not None:
+        first = median(starts.first)
+        rows += [
+            control_row("g", believed(control, busy=busy)),
+            Row("g", "first message ÷ median of the following", first, Target(most=1.1)),
+        ]
+    return rows
+
+
+def compared(starts: Starts, seconds: Measured) -> list[Row]:
+    """Make rows of the seconds of both sides' starts."""
+    case = starts.case
     ours, naive = median(seconds["ours"]), median(seconds["naive"])
     cpu = {side: statistics.median(spent) for side, spent in starts.cpu.items()}
     phases = {
@@ -199,7 +224,7 @@ def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
         for name in starts.phases[-1]
     }
     parts = ", ".join(f"{name} {spent:.2f}" for name, spent in phases.items())
-    rows = [
+    return [
         Row(
             "g",
             f"{case.name}: naive start ÷ ours",
@@ -217,14 +242,6 @@ def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
             note=f"seconds of the parts, some of which go on at the same time: {parts}",
         ),
     ]
-    if sends:
-        control = believed(ratio(seconds["ours again"], seconds["ours"]), busy=busy)
-        first = median(starts.first)
-        rows += [
-            control_row("g", control),
-            Row("g", "first message ÷ median of the following", first, Target(most=1.1)),
-        ]
-    return rows
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ from tests.command import bare_environment
 from tests.peers import free_port
 
 SIZES, BLOCKS = (8, 4, 2, 1), 3
-EACH = 80
+EACH = 60
 """Messages for each worker."""
 SLOTS, LEASE = 8, 4
 """Of one worker; a short lease, so that the end of one can be waited for."""

@@ -40,11 +40,13 @@ from benchmarks.e_tiles import crowd, photo
 from benchmarks.method import (
     Curve,
     Figure,
+    Measured,
     Row,
     Target,
     control_row,
     controlled,
     in_turns,
+    is_settled,
     median,
     parser,
     ratio,
@@ -406,7 +408,13 @@ def grown(kind: str, cost: Cost, options: argparse.Namespace) -> Row:
         {str(factor): lambda factor=factor: cost(factor) for factor in FACTORS},
         options.blocks or growing.blocks,
         warm=kind == "messages",  # as `served` leaves it
+        enough=lambda seconds: is_settled([row(growing, seconds)]),
     )
+    return row(growing, seconds)
+
+
+def row(growing: Growing, seconds: Measured) -> Row:
+    """Make the row of a kind of work of its seconds a unit, by how many times the work there was."""
     micros = {factor: median(seconds[str(factor)]).value * 1e6 for factor in FACTORS}
     return Row(
         "i",

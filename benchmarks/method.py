@@ -4,7 +4,8 @@ A figure is a ratio of two sides that were measured by turns (A B B A ...) in bl
 that whatever else the machine does meets both. What is reported is the median of the blocks' ratios and a
 bootstrap interval of it; a target is met when the interval's worse end meets it. Beside each run stands a
 control: one side against itself. A machine that is busy with something else, or whose control is off, gives
-no figures.
+no figures. Where the blocks do not say on which side of its target a figure is, or the control is off, more
+are measured (`is_settled`), and all of them count.
 
 A benchmark is a program that is used like the others:
 
@@ -38,10 +39,14 @@ BUSY = 0.35
 """Cores that others may use; more, and nothing is measured."""
 CONTROL = 0.05
 """How far a side may be from itself."""
+PATIENCE = 3
+"""How many times the usual blocks are measured at most."""
 _SAMPLES = 2000
 
 Side = Callable[[], float]
 """Does one block of work, and returns what was measured: seconds a unit, or units a second."""
+Measured = Mapping[str, Sequence[float]]
+"""What each side has measured, block by block."""
 
 
 class BusyMachine(RuntimeError):
@@ -72,6 +77,10 @@ class Target:
         return (self.least is None or figure.low >= self.least) and (
             self.most is None or figure.high <= self.most
         )
+
+    def is_open(self, figure: Figure) -> bool:
+        """Tell whether the target lies within the figure's interval, so that more blocks may decide."""
+        return any(end is not None and figure.low < end < figure.high for end in (self.least, self.most))
 
     def __str__(self) -> str:
         return f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
@@ -163,7 +172,12 @@ def _positive(text: str) -> int:
 
 
 def in_turns(
-    sides: Mapping[str, Side], blocks: int = BLOCKS, *, warm: bool = False
+    sides: Mapping[str, Side],
+    blocks: int = BLOCKS,
+    *,
+    warm: bool = False,
+    enough: Callable[[Measured], bool] = lambda measured: True,
+    most: int | None = None,
 ) -> dict[str, list[float]]:
     """Run each side `blocks` times after once to warm up, forwards and backwards by turns.
 
@@ -171,6 +185,8 @@ def in_turns(
         sides: by name.
         blocks: how often.
         warm: they have run before: the first run counts too.
+        enough: tells of what was measured whether that says it; if not, there is another block.
+        most: how many blocks there are then at most; `PATIENCE` times as many, if nothing is said.
 
     Returns:
         Each side's measurements; those of one position were made beside each other.
@@ -178,12 +194,24 @@ def in_turns(
     measured: dict[str, list[float]] = {name: [] for name in sides}
     for side in () if warm else sides.values():
         side()
-    for block in range(blocks):
+    block, most = 0, PATIENCE * blocks if most is None else most
+    while block < blocks or (block < most and not enough(measured)):
         for name in list(sides)[:: 1 if block % 2 == 0 else -1]:
             measured[name].append(sides[name]())
-            progress(f"block {block + 1} of {blocks}: {name}")
+            progress(f"block {block + 1} of {max(blocks, block + 1)}: {name}")
+        block += 1
     progress("")
     return measured
+
+
+def is_settled(rows: Sequence[Row], control: Figure | None = None, *, busy: bool = False) -> bool:
+    """Tell whether more blocks would say nothing new: no target is within its interval, the control is good.
+
+    It is as glad of a target that is missed as of one that is met. That blocks end when they decide makes
+    intervals a little narrower than nine in ten.
+    """
+    is_good = busy or control is None or abs(control.value - 1) <= CONTROL
+    return is_good and not any(row.target and row.target.is_open(row.figure) for row in rows)
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Figure:
@@ -204,8 +232,16 @@ def controlled(side: Side, blocks: int = BLOCKS, *, busy: bool = False) -> Figur
     Raises:
         BusyMachine: it is not as fast as itself, and nobody said `busy`.
     """
-    measured = in_turns({"control a": side, "control b": side}, blocks)
-    return believed(ratio(measured["control a"], measured["control b"]), busy=busy)
+
+    def itself(measured: Measured) -> Figure:
+        return ratio(measured["control a"], measured["control b"])
+
+    measured = in_turns(
+        {"control a": side, "control b": side},
+        blocks,
+        enough=lambda measured: is_settled((), itself(measured), busy=busy),
+    )
+    return believed(itself(measured), busy=busy)
 
 
 def believed(control: Figure, *, busy: bool = False) -> Figure:

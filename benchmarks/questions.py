@@ -102,7 +102,7 @@ QUESTIONS = (
     Question(
         "h",
         "What do more workers bring?",
-        "A backlog of 80 messages for each worker, and 1, 2, 4 and 8 workers as processes with simulated "
+        "A backlog of 60 messages for each worker, and 1, 2, 4 and 8 workers as processes with simulated "
         "devices; then one of them is killed.",
         (Program("h_scale_out", 2.75),),
     ),

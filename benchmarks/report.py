@@ -38,6 +38,8 @@ measures.
   to be there first (j) cannot take turns: their sides follow one another.
 - In brackets stands the interval in which the median lies nine times of ten (bootstrap). A target is met when
   the *worse end* of the interval meets it. A figure without brackets was counted, composed, or measured once.
+  While a target lies within the interval, or the control is off, there are more turns, up to three times as
+  many; they end when that decides, met or missed, and all of them count.
 - A *control* is the same code against itself: what it is off by is what a figure can be off by. When it is
   off by more than 5 %, or others use the machine when a program begins, nothing is reported. What takes no
   turns, or is counted, has no control.

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import Ran, chosen, main, run, run_all, told
-from benchmarks.method import BusyMachine, Figure, Row, Target, believed, parser, write
+from benchmarks.method import (
+    PATIENCE,
+    BusyMachine,
+    Figure,
+    Row,
+    Target,
+    believed,
+    controlled,
+    in_turns,
+    is_settled,
+    parser,
+    write,
+)
 from benchmarks.questions import QUESTIONS, Program
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +49,39 @@ def test_a_side_that_is_not_as_fast_as_itself_is_believed_only_by_who_said_so() 
         believed(off)
     assert believed(off, busy=True) is off
     assert believed(Figure(0.96, 0.9, 1.2)).value == 0.96
+
+
+def test_a_control_that_is_off_at_first_is_measured_again_until_it_is_believed() -> None:
+    warm_up, off, good = [1.0] * 2, [1.2, 1.0], [1.0] * 4
+    seconds = iter(warm_up + off + good)
+    assert controlled(lambda: next(seconds), 1).value == 1.0
+    assert list(seconds) == []
+
+
+@pytest.mark.parametrize(
+    ("figure", "target", "settled"),
+    [
+        (Figure(0.99, 0.98, 1.0), Target(least=0.97), True),
+        (Figure(0.99, 0.90, 0.95), Target(least=0.97), True),
+        (Figure(0.98, 0.96, 0.99), Target(least=0.97), False),
+        (Figure(1.0, 0.9, 1.2), Target(most=1.1), False),
+        (Figure(1.3, 1.2, 1.4), Target(most=1.1), True),
+    ],
+)
+def test_a_figure_is_settled_when_its_target_is_not_within_its_interval(
+    figure: Figure, target: Target, settled: bool
+) -> None:
+    assert is_settled([Row("x", "some", figure, target), Row("x", "other", figure)]) is settled
+
+
+def test_turns_go_on_until_they_decide_and_then_end() -> None:
+    def side() -> float:
+        return 1.0
+
+    decided = in_turns({"a": side, "b": side}, 2, enough=lambda measured: len(measured["a"]) == 4)
+    assert {name: len(values) for name, values in decided.items()} == {"a": 4, "b": 4}
+    never = in_turns({"a": side}, 2, enough=lambda measured: False)
+    assert len(never["a"]) == 2 * PATIENCE
 
 
 def test_the_questions_are_listed_by_their_letters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -339,6 +339,16 @@ def test_a_classifier_of_other_classes_than_the_manifests_is_unavailable() -> No
         runner.warm_up()
 
 
+def test_a_cpu_is_warmed_up_with_the_shape_that_most_photos_have() -> None:
+    runner, shapes = detector(input_size=640), list[Any]()
+    run = runner.run
+    runner.run = lambda batch: shapes.extend(map(runner.bucket, batch)) or run(batch)  # type: ignore[func-returns-value, method-assign]
+
+    runner.warm_up()
+
+    assert set(shapes) == {runner.bucket(runner.prepare(photo(1200, 1600)))}
+
+
 @pytest.mark.parametrize("architecture", ["fcos_small", "small_classifier"])
 def test_a_trunk_in_sixteen_bits_answers_in_thirty_two(architecture: str) -> None:
     model: Any = network(architecture, 2)
