@@ -151,7 +151,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--blocks",
         type=_positive,
         metavar="N",
-        help="how often each side is measured, instead of as often as this program finds right; "
+        help="how often each side is measured at least, instead of as often as this program finds right; "
         "fewer is quicker and less sure",
     )
     found.add_argument(
