@@ -48,6 +48,7 @@ from benchmarks.method import (
     control_row,
     in_turns,
     is_settled,
+    itself,
     median,
     on_core,
     parser,
@@ -448,13 +449,13 @@ def measured(case: Case, blocks: int, beside_peers: int, *, busy: bool) -> list[
 
         def enough(more: Measured) -> bool:
             found = together(rates, more)
-            return is_settled([efficiency(case, found)], itself(found), busy=busy)
+            return is_settled([efficiency(case, found)], itself(found, "bare"), busy=busy)
 
         rates = together(rates, in_turns(alone, 0, warm=True, enough=enough, most=PATIENCE * blocks))
         # Of who failed in the middle no figure is left: half of one would be about nothing.
         whole = {name: peer for name, peer in peers_there.items() if name not in bench.failures}
         rates = {name: found for name, found in rates.items() if name in alone or name in whole}
-        control = believed(itself(rates), busy=busy)
+        control = believed(itself(rates, "bare"), busy=busy)
         failures = [f"{who}: {why}" for who, why in bench.failures.items()]
         return [*rows(case, rates, ours, whole, failures), control_row("a", control, case.name)]
 
@@ -462,11 +463,6 @@ def measured(case: Case, blocks: int, beside_peers: int, *, busy: bool) -> list[
 def together(some: Measured, more: Measured) -> dict[str, list[float]]:
     """Return what each side measured at first and afterwards."""
     return {name: [*some.get(name, ()), *more.get(name, ())] for name in {**some, **more}}
-
-
-def itself(rates: Measured) -> Figure:
-    """Return the bare loop over itself."""
-    return ratio(rates["bare again"], rates["bare"])
 
 
 def efficiency(case: Case, rates: Measured) -> Row:

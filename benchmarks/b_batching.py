@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.method import (
-    Figure,
     Measured,
     Row,
     Side,
@@ -47,11 +46,11 @@ from benchmarks.method import (
     control_row,
     in_turns,
     is_settled,
+    itself,
     median,
     on_core,
     parser,
     progress,
-    ratio,
     require_quiet,
     write_cases,
 )
@@ -406,16 +405,12 @@ def measured(model: Model, blocks: int, *, with_peers: bool, busy: bool) -> list
                     "LitServe alone": theirs.alone,
                     "LitServe alone, unbatched": unbatched.alone,
                 }
-
-        def itself(found: Measured) -> Figure:
-            return ratio(found["bare 1 again"], found["bare 1"])
-
         found = in_turns(
             sides,
             blocks,
-            enough=lambda found: is_settled(rows(model, found, failure), itself(found), busy=busy),
+            enough=lambda found: is_settled(rows(model, found, failure), itself(found, "bare 1"), busy=busy),
         )
-        control = believed(itself(found), busy=busy)
+        control = believed(itself(found, "bare 1"), busy=busy)
         return [*rows(model, found, failure), control_row("b", control, model.name)]
 
 

@@ -41,6 +41,7 @@ from benchmarks.method import (
     control_row,
     in_turns,
     is_settled,
+    itself,
     median,
     on_core,
     parser,
@@ -211,6 +212,9 @@ def photo_beside(
             GRADIENTS,
         )
 
+    def control(seconds: Measured) -> Figure | None:
+        return itself(seconds, "ours") if is_first else None
+
     sides: dict[str, Side] = {"ours": ours, **{side: partial(theirs, side) for side in batches}}
     if is_first:
         sides["ours again"] = ours
@@ -218,12 +222,12 @@ def photo_beside(
         sides,
         options.blocks or PHOTO_BLOCKS[megapixels],
         warm=not is_first,  # by the smaller photo
-        enough=lambda seconds: is_settled([speed(seconds)], itself(seconds), busy=options.busy),
+        enough=lambda seconds: is_settled([speed(seconds)], control(seconds), busy=options.busy),
     )
-    control = itself(seconds)
+    same_twice = control(seconds)
     boxes = np.array(answers[best(seconds)], np.float32).reshape(-1, 5)
     return [
-        *([control_row("e", believed(control, busy=options.busy))] if control else []),
+        *([control_row("e", believed(same_twice, busy=options.busy))] if same_twice else []),
         speed(seconds),
         Row(
             "e",
@@ -235,11 +239,6 @@ def photo_beside(
             "IoU at least 0.99, scores at most 0.001 apart",
         ),
     ]
-
-
-def itself(seconds: Measured) -> Figure | None:
-    """Return ours over itself, where it was measured twice."""
-    return ratio(seconds["ours again"], seconds["ours"]) if "ours again" in seconds else None
 
 
 def agreement(found: Detections, theirs: npt.NDArray[np.float32]) -> float:

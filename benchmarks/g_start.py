@@ -43,6 +43,7 @@ from benchmarks.method import (
     control_row,
     in_turns,
     is_settled,
+    itself,
     median,
     parser,
     ratio,
@@ -195,20 +196,20 @@ def measure(starts: Starts, blocks: int, *, busy: bool) -> list[Row]:
     if sends:
         sides["ours again"] = partial(starts.ours, sends=True)
 
-    def itself(seconds: Measured) -> Figure | None:
-        return ratio(seconds["ours again"], seconds["ours"]) if sends else None
+    def control(seconds: Measured) -> Figure | None:
+        return itself(seconds, "ours") if sends else None
 
     seconds = in_turns(
         sides,
         blocks,
         warm=case.is_long,
-        enough=lambda seconds: is_settled(compared(starts, seconds), itself(seconds), busy=busy),
+        enough=lambda seconds: is_settled(compared(starts, seconds), control(seconds), busy=busy),
     )
     rows = compared(starts, seconds)
-    if (control := itself(seconds)) is not None:
+    if (same_twice := control(seconds)) is not None:
         first = median(starts.first)
         rows += [
-            control_row("g", believed(control, busy=busy)),
+            control_row("g", believed(same_twice, busy=busy)),
             Row("g", "first message ÷ median of the following", first, Target(most=1.1)),
         ]
     return rows

@@ -232,16 +232,17 @@ def controlled(side: Side, blocks: int = BLOCKS, *, busy: bool = False) -> Figur
     Raises:
         BusyMachine: it is not as fast as itself, and nobody said `busy`.
     """
-
-    def itself(measured: Measured) -> Figure:
-        return ratio(measured["control a"], measured["control b"])
-
     measured = in_turns(
-        {"control a": side, "control b": side},
+        {"control": side, "control again": side},
         blocks,
-        enough=lambda measured: is_settled((), itself(measured), busy=busy),
+        enough=lambda measured: is_settled((), itself(measured, "control"), busy=busy),
     )
-    return believed(itself(measured), busy=busy)
+    return believed(itself(measured, "control"), busy=busy)
+
+
+def itself(measured: Measured, side: str) -> Figure:
+    """Return a side over itself, which took its turns beside it as `<side> again`."""
+    return ratio(measured[f"{side} again"], measured[side])
 
 
 def believed(control: Figure, *, busy: bool = False) -> Figure:

@@ -105,7 +105,7 @@ class Surroundings:
     def only_photos(self) -> None:
         """Take all but the photos from the bucket: the server looks through its objects at each request.
 
-        After two thousand messages that is most of the machine's time, and the later a round the slower.
+        After two thousand messages that is most of their core's time, and the later a round the slower.
         """
         request = urllib.request.Request(f"{self.bucket_url}/_internal/delete_all", b"", method="POST")
         with urllib.request.urlopen(request, timeout=10):
